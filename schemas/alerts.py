@@ -1,0 +1,33 @@
+"""Alerts as CloudEvents 1.0 (structured JSON), with ids that stay the same however often one is sent."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+THRESHOLD_CROSSED = "dev.tollway.budget.threshold.crossed.v1"
+UNPRICED_MODEL = "dev.tollway.usage.unpriced.v1"
+
+
+class Alert(msgspec.Struct, frozen=True, omit_defaults=False):
+    """A CloudEvent: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md."""
+
+    id: str
+    source: str
+    """`/tollway/enforcer`"""
+    type: str
+    subject: str
+    """The budget's scope: `org=acme,team=search`."""
+    time: str
+    """RFC 3339, UTC."""
+    data: dict[str, Any]
+    specversion: str = "1.0"
+    datacontenttype: str = "application/json"
+    partitionkey: str = ""
+
+
+def alert_id(*parts: str) -> str:
+    """Return the id of the alert that `parts` name: the same parts, the same id."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]

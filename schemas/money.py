@@ -1,0 +1,124 @@
+"""Money: integer nano-USD amounts, per-token rates, and the rater that joins them.
+
+Amounts are integers of 10⁻⁹ USD. Rates are integers of 10⁻¹⁵ USD a token (femto-USD), so that every price list
+with up to nine decimals of USD per million tokens is exact. An event is rounded once, half to even; reservations
+round up. There is no float here.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+
+import msgspec
+
+from schemas.tokens import TokenUsage
+
+NANOS_PER_USD = 1_000_000_000
+FEMTOS_PER_NANO = 1_000_000
+FEMTOS_PER_USD_PER_MTOK = 1_000_000_000
+"""1 USD per million tokens is 10⁻⁶ USD a token, which is 10⁹ femto-USD."""
+
+_AMOUNT = re.compile(r"^\s*(?:USD\s*)?(?P<number>\d[\d_,]*(?:\.\d+)?)\s*(?:USD)?\s*$", re.IGNORECASE)
+
+
+class Rates(msgspec.Struct, frozen=True, array_like=True):
+    """What one token of each class costs, in femto-USD, from `min_input_tokens` input tokens a request upwards."""
+
+    min_input_tokens: int
+    input: int
+    cache_read: int
+    cache_write: int
+    cache_write_1h: int
+    output: int
+    reasoning: int
+    audio_input: int
+    audio_output: int
+
+
+class Price(msgspec.Struct, frozen=True, array_like=True):
+    """A resolved price of one model: tiers by ascending `min_input_tokens`, the first from 0, and where it is from.
+
+    The tier reached by all input tokens of a request prices all of its tokens (a cliff, as providers bill it).
+    """
+
+    source: str
+    version: str
+    tiers: tuple[Rates, ...]
+    request_nanos: int = 0
+
+
+def rates_for(price: Price, input_tokens: int) -> Rates:
+    """Return the tier of `price` that a request with `input_tokens` input tokens of all classes falls into."""
+    found = price.tiers[0]
+    for tier in price.tiers[1:]:
+        if input_tokens < tier.min_input_tokens:
+            break
+        found = tier
+    return found
+
+
+def cost_nanos(price: Price, usage: TokenUsage) -> int:
+    """Return what `usage` costs under `price` in nano-USD, rounded once, half to even."""
+    whole, rest = divmod(_femtos(price, usage), FEMTOS_PER_NANO)
+    half = FEMTOS_PER_NANO // 2
+    if rest > half or (rest == half and whole & 1):
+        whole += 1
+    return whole + price.request_nanos
+
+
+def reserve_nanos(price: Price, usage: TokenUsage) -> int:
+    """Return what to hold for an expected `usage` in nano-USD, rounded up."""
+    return -(-_femtos(price, usage) // FEMTOS_PER_NANO) + price.request_nanos
+
+
+def _femtos(price: Price, usage: TokenUsage) -> int:
+    tiers = price.tiers
+    rates = tiers[0] if len(tiers) == 1 else rates_for(price, usage.all_input)
+    total = usage.input * rates.input + usage.output * rates.output
+    if usage.plain:
+        return total
+    return (
+        total
+        + usage.cache_read * rates.cache_read
+        + usage.cache_write * rates.cache_write
+        + usage.cache_write_1h * rates.cache_write_1h
+        + usage.reasoning * rates.reasoning
+        + usage.audio_input * rates.audio_input
+        + usage.audio_output * rates.audio_output
+    )
+
+
+def parse_usd(text: str | int) -> int:
+    """Return the nano-USD of an amount such as `2_000 USD`, `12.50` or `USD 3`; ValueError says what is wrong."""
+    match = _AMOUNT.match(str(text))
+    if match is None:
+        raise ValueError(f"{text!r} is not an amount; write it like 2_000 USD or 12.50 USD")
+    nanos = Decimal(match["number"].replace("_", "").replace(",", "")) * NANOS_PER_USD
+    if nanos != nanos.to_integral_value():
+        raise ValueError(f"{text!r} has more than nine decimals, the smallest amount is 0.000000001 USD")
+    return int(nanos)
+
+
+def parse_rate(text: str | int | Decimal) -> int:
+    """Return the femto-USD a token of a price in USD per million tokens; ValueError says what is wrong."""
+    try:
+        femtos = Decimal(str(text)) * FEMTOS_PER_USD_PER_MTOK
+    except InvalidOperation as error:
+        raise ValueError(f"{text!r} is not a price; write USD per million tokens, such as 0.15") from error
+    if not femtos.is_finite() or femtos < 0 or femtos != femtos.to_integral_value():
+        raise ValueError(f"{text!r} is not a price of zero or more with at most nine decimals")
+    return int(femtos)
+
+
+def to_decimal(nanos: int) -> Decimal:
+    """Return nano-USD as an exact Decimal of USD with nine places."""
+    return Decimal(nanos).scaleb(-9)
+
+
+def format_usd(nanos: int) -> str:
+    """Return nano-USD as text: at least cents, no trailing zeros beyond them, such as `12.50 USD`."""
+    sign, digits = ("-", -nanos) if nanos < 0 else ("", nanos)
+    whole, rest = divmod(digits, NANOS_PER_USD)
+    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
+    return f"{sign}{whole:,}.{decimals} USD"

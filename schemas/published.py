@@ -1,0 +1,22 @@
+"""The numbers that Tollway publishes: help, status, metrics, refusals and docs print these and no others."""
+
+HEARTBEAT_MS = 250
+"""A replica and the meter each say at least this often that they live."""
+LEASE_MS = 5_000
+"""A replica that is silent for this long loses its share."""
+SELF_FENCE_MS = 4_500
+"""A replica that installs no snapshot for this long stops admitting, so that its share can be given away."""
+TICK_MS = 12
+"""Usage is cut into records this long after the first event."""
+PUBLISH_MS = 12
+"""Changed rows are published this often."""
+PROPAGATION_P99_MS = 150
+"""Usage on one replica changes the room on every other within this time, 99 times of 100."""
+REVOCATION_MS = 1_000
+"""A revoked key is refused on every replica within this time."""
+DRAIN_S = 30
+"""A stopping ingress lets running requests go on for this long."""
+MAX_EVENTS_PER_RECORD = 256
+CHANGELOG_MS = 500
+"""Rows reach the compacted changelog this often; after a crash the log since then is folded again."""
+OVERSHOOT_BOUND = "the sum over requests in flight of what they use beyond their reservation; 0 where it is a maximum"

@@ -1,0 +1,166 @@
+"""What an ingress writes to the `usage` topic: one record a tick and partition, holding many events.
+
+A record is a `Batch` of one replica, or an `Evict` by the meter. Its identity is (instance, epoch, partition, seq);
+`seq` is contiguous from 1 within (instance, epoch, partition), which is what makes each event count once.
+The bytes are frozen by golden files: a change of meaning or order needs a new version in `schemas.codec`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from schemas.tokens import NO_TOKENS, TokenUsage
+
+
+class Status(enum.StrEnum):
+    """How an attempt ended."""
+
+    SETTLED = "settled"
+    """Answered, and its usage is known or estimated."""
+    REFUSED = "refused"
+    """Never sent to a provider: bad input, no key, no room, blocked."""
+    FAILED = "failed"
+    """The provider failed: error status, reset, timeout, garbage."""
+    CANCELLED = "cancelled"
+    """The client hung up."""
+    UNKNOWN = "unknown"
+    """In flight when its replica died: charged as reserved, cost unknown."""
+
+
+class UsageSource(enum.StrEnum):
+    """Where the token counts come from."""
+
+    PROVIDER = "provider"
+    ESTIMATED = "estimated"
+    UNKNOWN = "unknown"
+    NONE = "none"
+    """Nothing was used: refused, or failed before the provider answered."""
+
+
+class Attribution(msgspec.Struct, frozen=True, array_like=True):
+    """Whom an event belongs to and what it was priced with, as it was at admission."""
+
+    org: str = ""
+    project: str = ""
+    team: str = ""
+    user: str = ""
+    key_id: str = ""
+    provider: str = ""
+    model: str = ""
+    """The served model: what limits match and prices apply to."""
+    model_requested: str = ""
+    tags: dict[str, str] = {}
+    policy_version: int = 0
+    price_version: str = ""
+    """Empty when the model has no price."""
+
+
+class UsageEvent(msgspec.Struct, frozen=True, array_like=True):
+    """The terminal fact of one attempt. `attribution` and `rows` are encoded once a plan, not once an event."""
+
+    id: bytes
+    """UUIDv7, 16 bytes; primary key in every store."""
+    request_id: bytes
+    """Shared by the attempts of one request."""
+    attempt: int
+    status: str
+    """A `Status`."""
+    operation: str
+    """`chat.completions`, `embeddings`, `messages`, …"""
+    occurred_ms: int
+    """Admission, unix ms; windows are those of this moment."""
+    duration_ms: int
+    ttft_ms: int
+    """First byte of the answer after admission; -1 without one."""
+    http_status: int
+    """What the client was told; 0 if it was gone."""
+    streamed: bool
+    usage_source: str
+    """A `UsageSource`."""
+    usage: TokenUsage
+    cost_nanos: int | None
+    """None: the price or the usage is unknown. 0 is free."""
+    charge_requests: int
+    """What request rows book."""
+    charge_tokens: int
+    """What token rows book."""
+    charge_nanos: int
+    """What money rows book: the cost, or the reserve where the cost is unknown."""
+    model_reported: str
+    error: str
+    """A short reason code without client data; empty if there is none."""
+    decision_id: bytes
+    """The refusal's decision, or 16 zero bytes."""
+    attribution: msgspec.Raw
+    """An encoded `Attribution`."""
+    rows: msgspec.Raw
+    """An encoded list of row keys (text) that the charges are booked to."""
+
+
+class Gauge(msgspec.Struct, frozen=True, array_like=True):
+    """The absolute in-flight reservation of one replica in one row; also marks the row as touched."""
+
+    row: str
+    inflight: int
+
+
+class Totals(msgspec.Struct, array_like=True):
+    """Sums over events: what two ledgers are compared by. Integers only."""
+
+    events: int = 0
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_nanos: int = 0
+    """Sum of the known costs."""
+    unpriced: int = 0
+    """Events with tokens and without a known cost."""
+    charge_nanos: int = 0
+
+    def add(self, event: UsageEvent) -> None:
+        """Add one event."""
+        usage = event.usage
+        self.events += 1
+        self.requests += event.charge_requests
+        self.charge_nanos += event.charge_nanos
+        if usage is not NO_TOKENS:
+            self.input_tokens += usage.all_input
+            self.output_tokens += usage.all_output
+        if event.cost_nanos is None:
+            self.unpriced += 1
+        else:
+            self.cost_nanos += event.cost_nanos
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """One tick of one replica in one partition."""
+
+    instance: str
+    epoch: int
+    seq: int
+    ack: int
+    """The highest snapshot fence this replica has installed for this partition; 0 for none."""
+    cut_ms: int
+    policy_version: int
+    final: bool
+    """The last record of this epoch: its in-flight gauges end with it."""
+    gauges: list[Gauge]
+    wants: list[Gauge]
+    """Room asked for near a cap; empty until demand weights exist."""
+    told: Totals
+    """What this epoch has told clients in this partition so far, this record included."""
+    events: list[msgspec.Raw]
+    """Encoded `UsageEvent`s."""
+
+
+class Evict(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The meter's word that a replica is gone: its rate gauges are dropped, its money gauges stay charged."""
+
+    instance: str
+    epoch: int
+    reason: str
+
+
+LogRecord = Batch | Evict

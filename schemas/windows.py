@@ -1,0 +1,90 @@
+"""Windows: half-open intervals [start, end) of unix seconds that limits and budgets count in.
+
+Calendar periods follow the rule's time zone, daylight saving included, so a day may have 23 or 25 hours. The window
+is part of every row's key: nothing is ever reset.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+
+class Period(enum.StrEnum):
+    """How long a window is."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    QUARTER = "quarter"
+    YEAR = "year"
+
+
+class Window(NamedTuple):
+    """A half-open interval of unix seconds and the period that it is one of."""
+
+    period: str
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        """Return the text that row keys carry: `month@1764547200+2678400`."""
+        return f"{self.period}@{self.start}+{self.end - self.start}"
+
+
+def parse_window(text: str) -> Window:
+    """Return the window of a text made by `str(window)`; ValueError if it is none."""
+    period, _, rest = text.partition("@")
+    start, _, length = rest.partition("+")
+    return Window(Period(period).value, int(start), int(start) + int(length))
+
+
+def window_at(period: Period, zone: str, now_s: int) -> Window:
+    """Return the window of `period` in IANA time zone `zone` that holds unix second `now_s`."""
+    if period is Period.MINUTE:
+        start = now_s - now_s % 60
+        return Window(period.value, start, start + 60)
+    local = datetime.fromtimestamp(now_s, ZoneInfo(zone))
+    first = _floor(period, local)
+    return Window(period.value, _unix(first), _unix(_next(period, first)))
+
+
+def _floor(period: Period, local: datetime) -> datetime:
+    if period is Period.HOUR:
+        # Zones may be off by half an hour, and an hour repeated by daylight saving is two windows (fold).
+        return local.replace(minute=0, second=0, microsecond=0)
+    day = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    if period is Period.DAY:
+        return day
+    if period is Period.WEEK:
+        return _midnight(day, -day.weekday())
+    first = day.replace(day=1)
+    if period is Period.MONTH:
+        return first
+    if period is Period.QUARTER:
+        return first.replace(month=3 * ((first.month - 1) // 3) + 1)
+    return first.replace(month=1)
+
+
+def _next(period: Period, first: datetime) -> datetime:
+    if period is Period.HOUR:
+        return datetime.fromtimestamp(_unix(first) + 3600, first.tzinfo)
+    if period is Period.DAY:
+        return _midnight(first, 1)
+    if period is Period.WEEK:
+        return _midnight(first, 7)
+    months = {Period.MONTH: 1, Period.QUARTER: 3, Period.YEAR: 12}[period]
+    years, month = divmod(first.month - 1 + months, 12)
+    return first.replace(year=first.year + years, month=month + 1)
+
+
+def _midnight(day: datetime, days: int) -> datetime:
+    return (day + timedelta(days=days)).replace(hour=0, fold=0)
+
+
+def _unix(moment: datetime) -> int:
+    return int(moment.astimezone(UTC).timestamp())
