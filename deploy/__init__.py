@@ -1,0 +1,1 @@
+"""Runs Tollway: local stack, simulated provider, broker, and the command line."""

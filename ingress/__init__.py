@@ -1,0 +1,1 @@
+"""Proxy hot path: authenticates, admits, forwards and meters one request at a time."""

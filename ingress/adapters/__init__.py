@@ -1,0 +1,1 @@
+"""Adapters of the ingress: input and output around the pure core."""

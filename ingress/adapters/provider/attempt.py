@@ -1,0 +1,65 @@
+"""The handle on one request in flight; it outlives the connection that carries the request.
+
+Knows where the request stands (waiting, on a connection, ended), not what is sent or received.
+"""
+
+import asyncio
+from typing import Protocol
+
+from ingress.adapters.provider.port import ResponseSink
+
+
+class CarryingConnection(Protocol):
+    """What an attempt needs of the connection that carries it."""
+
+    transport: asyncio.Transport
+    touched: bool
+
+    def drop(self) -> None:
+        """Close at once and serve nobody any more."""
+
+
+class AttemptOwner(Protocol):
+    """What an attempt without a connection needs of the pool."""
+
+    def forget(self, attempt: "PooledAttempt") -> None:
+        """Drop an attempt that waits for a connection; a no-op for one that has ended."""
+
+
+class PooledAttempt:
+    """One request on its way: waiting for a connection, or on one, or ended (see `port.Attempt`)."""
+
+    __slots__ = ("connection", "is_paused", "is_retried", "owner", "request", "since", "sink", "started")
+
+    def __init__(self, owner: AttemptOwner, request: bytes, sink: ResponseSink) -> None:
+        """Describe the request; `started` and `since` are set by the first sweep that sees it."""
+        self.owner = owner
+        self.request = request
+        self.sink = sink
+        self.connection: CarryingConnection | None = None
+        self.started = 0.0
+        self.since = 0.0
+        self.is_paused = False
+        self.is_retried = False
+
+    def cancel(self) -> None:
+        """Hang up: close the connection at once; no callback follows."""
+        if self.connection is not None:
+            self.connection.drop()
+        else:
+            self.owner.forget(self)
+
+    def pause_reading(self) -> None:
+        """Stop taking bytes from the provider."""
+        if not self.is_paused:
+            self.is_paused = True
+            if self.connection is not None:
+                self.connection.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take bytes again."""
+        if self.is_paused:
+            self.is_paused = False
+            if self.connection is not None:
+                self.connection.touched = True
+                self.connection.transport.resume_reading()
