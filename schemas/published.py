@@ -2,10 +2,12 @@
 
 HEARTBEAT_MS = 250
 """A replica and the meter each say at least this often that they live."""
-LEASE_MS = 5_000
-"""A replica that is silent for this long loses its share."""
-SELF_FENCE_MS = 4_500
-"""A replica that installs no snapshot for this long stops admitting, so that its share can be given away."""
+LEASE_MS = 60_000
+"""A replica that is silent on the log for this long loses its share to the others; one that comes back under a new
+epoch replaces its old self at once."""
+SELF_FENCE_MS = 54_000
+"""A replica none of whose records the broker has acknowledged for this long stops admitting, because its share may be
+given away. Until then it goes on with the room it has, broker or no broker."""
 TICK_MS = 12
 """Usage is cut into records this long after the first event."""
 PUBLISH_MS = 12
