@@ -35,7 +35,8 @@ $(BIN)/uv: $(LOCK)
 		exit 2; }
 	@echo "==> making $(VENV) with $$($(PYTHON) -V)" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK) uv
+	@sed -n '/^uv==/,/[^\\]$$/p' $(LOCK) | \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement /dev/stdin
 	@touch $(BIN)/uv
 
 $(STAMP): $(LOCK) pyproject.toml $(BIN)/uv
@@ -46,6 +47,7 @@ $(STAMP): $(LOCK) pyproject.toml $(BIN)/uv
 
 .PHONY: install
 install: $(STAMP) ## Make .venv and install the locked dependencies into it (skipped while the lock is unchanged)
+	@:
 
 .PHONY: lock
 lock: $(BIN)/uv ## Resolve the dependencies anew into the lock files (seven days of cooldown)
