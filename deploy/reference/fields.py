@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import textwrap
 
 
@@ -22,7 +23,7 @@ def _own_docs(kind: type) -> dict[str, str]:
         return {}
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
     docs: dict[str, str] = {}
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in itertools.pairwise(body):
         named = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
         text = _string(following)
         if named and text is not None:

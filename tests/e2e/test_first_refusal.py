@@ -1,0 +1,142 @@
+"""What a new user does: start, send, hit a limit, see it lift, read the spend."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+
+import openai
+import pytest
+
+from tests.e2e.stack import Stack, eventually, policy
+
+
+def _ask(client: openai.OpenAI, text: str = "Say hello.", **options: object) -> openai.types.chat.ChatCompletion:
+    return client.chat.completions.create(  # type: ignore[call-overload,no-any-return]  # options are free-form here
+        model="gpt-4o-mini", messages=[{"role": "user", "content": text}], max_tokens=20, **options
+    )
+
+
+def test_a_key_over_its_rpm_is_refused_and_let_through_again(new_stack: Callable[..., Stack]) -> None:
+    """The sixth request of a minute gets a 429 that explains itself, and a raised limit lifts it at once."""
+    stack = new_stack().up(policy("[{name: key-minute, per: [key], rpm: 5}]"))
+    client = stack.openai(stack.key()["secret"])
+    for _ in range(5):
+        _ask(client)
+    with pytest.raises(openai.RateLimitError) as refused:
+        _ask(client)
+    answer = refused.value.response
+    message = answer.json()["error"]["message"]
+    assert "key-minute" in message
+    assert "5" in message
+    assert int(answer.headers["retry-after"]) in range(1, 121)
+    decision = json.loads(stack.run("decision", answer.headers["x-tollway-decision-id"], "--json"))
+    assert decision["rule"] == "key-minute"
+    assert decision["limit"] == 5
+    stack.run("policy", "apply", str(stack.write("more.yaml", policy("[{name: key-minute, per: [key], rpm: 50}]"))))
+    eventually(lambda: _passes(client), 5)
+
+
+def _passes(client: openai.OpenAI) -> bool:
+    try:
+        _ask(client)
+    except openai.RateLimitError:
+        return False
+    return True
+
+
+def test_spend_agrees_between_sdk_meter_and_history(new_stack: Callable[..., Stack]) -> None:
+    """What the SDKs were told, the meter's rows and ClickHouse agree to the nano-dollar, for every kind of call."""
+    stack = new_stack(ingress=2).up(policy(budgets="[{name: team-month, per: [team], amount: 100 USD, period: month}]"))
+    secret = stack.key()["secret"]
+    nanos = 0
+    for replica in (0, 1):
+        nanos += _openai_calls(stack.openai(secret, replica))
+        nanos += _anthropic_calls(stack, secret, replica)
+    verified = stack.json("verify")
+    assert verified["ok"] is True
+    report = json.loads(stack.run("report", "spend", "--by", "team", "--format", "json"))
+    assert _nanos(report["totals"]["cost_usd"]) == nanos
+    budget = next(row for row in stack.json("status")["budgets"] if row["rule"] == "team-month")
+    assert int(budget["settled"]) == nanos
+
+
+def _nanos(text: str) -> int:
+    whole, _, rest = text.partition(".")
+    return int(whole) * 10**9 + int(rest.ljust(9, "0"))
+
+
+def _openai_calls(client: openai.OpenAI) -> int:
+    usages = [_ask(client, "[[sim usage_input=1000 cached=400 output=7]] Hello.").usage]
+    stream = client.chat.completions.create(
+        model="gpt-4o-mini", messages=[{"role": "user", "content": "[[sim output=33]] Count."}], stream=True,
+        stream_options={"include_usage": True}, max_tokens=50,
+    )  # fmt: skip
+    usages += [chunk.usage for chunk in stream if chunk.usage]
+    total = 0
+    for usage in usages:
+        assert usage is not None
+        cached = (usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens) or 0
+        total += (usage.prompt_tokens - cached) * 150 + cached * 75 + usage.completion_tokens * 600
+    embedded = client.embeddings.create(model="text-embedding-3-small", input="Some words to embed")
+    return total + embedded.usage.prompt_tokens * 20
+
+
+def _anthropic_calls(stack: Stack, secret: str, replica: int) -> int:
+    client = stack.anthropic(secret, replica)
+    message = client.messages.create(
+        model="claude-sonnet-4-5", max_tokens=64, messages=[{"role": "user", "content": "[[sim output=11]] Hi."}]
+    )
+    with client.messages.stream(
+        model="claude-sonnet-4-5", max_tokens=64, messages=[{"role": "user", "content": "[[sim output=19]] Hi."}]
+    ) as stream:
+        streamed = stream.get_final_message()
+    return sum(answer.usage.input_tokens * 3000 + answer.usage.output_tokens * 15000 for answer in (message, streamed))
+
+
+def test_a_spent_budget_refuses_blocks_and_alerts_once(new_stack: Callable[..., Stack]) -> None:
+    """A budget refuses when it is used up, raises each threshold once, and lets through when it is raised."""
+    budget = "[{name: team-day, per: [team], amount: AMOUNT USD, period: day, thresholds: [50%, 100%]}]"
+    stack = new_stack().up(policy(budgets=budget.replace("AMOUNT", "0.001")))
+    client = stack.openai(stack.key()["secret"])
+    refusal = None
+    for _ in range(30):
+        try:
+            _ask(client, "[[sim usage_input=100 output=100]] Hello.", max_completion_tokens=100)
+        except openai.RateLimitError as error:
+            refusal = error
+            break
+    assert refusal is not None
+    assert "team-day" in refusal.response.json()["error"]["message"]
+    stack.run("policy", "apply", str(stack.write("more.yaml", policy(budgets=budget.replace("AMOUNT", "5")))))
+    eventually(lambda: _passes(client), 5)
+
+
+def test_two_replicas_hold_one_limit(new_stack: Callable[..., Stack]) -> None:
+    """A burst of ten times the limit over two replicas admits at most the limit, and most of it."""
+    stack = new_stack(ingress=2).up(policy("[{name: key-minute, per: [key], rpm: 100}]"))
+    secret = stack.key()["secret"]
+    clients = [stack.openai(secret, replica) for replica in (0, 1)]
+    admitted = sum(_passes(clients[number % 2]) for number in range(1000))
+    assert 90 <= admitted <= 100
+
+
+def test_a_revoked_key_is_refused_within_a_second_on_every_replica(new_stack: Callable[..., Stack]) -> None:
+    """`keys revoke` reaches all replicas in under a second."""
+    stack = new_stack(ingress=2).up(policy())
+    key = stack.key()
+    clients = [stack.openai(key["secret"], replica) for replica in (0, 1)]
+    for client in clients:
+        _ask(client)
+    stack.run("keys", "revoke", key["id"])
+    for client in clients:
+        eventually(functools.partial(_unauthorised, client), 1.0)
+
+
+def _unauthorised(client: openai.OpenAI) -> bool:
+    try:
+        _ask(client)
+    except openai.AuthenticationError:
+        return True
+    return False
