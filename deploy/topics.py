@@ -5,6 +5,7 @@ Adapts aiokafka's admin client. Never alters a topic that exists: what differs i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,15 @@ from typing import Any
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from schemas.connection import KafkaConnection
 from schemas.errors import ConfigError, TransportError
 from schemas.topics import TOPICS, Topic, topic_name
 
 REQUEST_TIMEOUT_MS = 20_000
+VISIBLE_DEADLINE_S = 20.0
+POLL_S = 0.03
 MAX_REPLICATION = 3
 CORRECTNESS = frozenset({"partitions", "cleanup.policy", "message.timestamp.type"})
 """Settings that the services rely on; the others (retention, compaction) only decide how much is kept."""
@@ -117,7 +120,7 @@ async def _create(connection: KafkaConnection) -> Outcome:
         missing = {name: topic for name, topic in names.items() if name not in present}
         created = await _create_missing(admin, missing, connection.partitions) if missing else ()
         existing = tuple(name for name in names if name not in created)
-        found = await _describe(admin, existing)
+        found = await _visible(admin, tuple(names))
         return Outcome(
             created,
             existing,
@@ -157,12 +160,29 @@ async def _create_missing(admin: AIOKafkaAdminClient, missing: dict[str, Topic],
     return tuple(name for name in missing if name in created)
 
 
-async def _describe(admin: AIOKafkaAdminClient, names: tuple[str, ...]) -> dict[str, Found]:
-    if not names:
-        return {}
-    counts = {entry["topic"]: len(entry["partitions"]) for entry in await admin.describe_topics(list(names))}
-    configs = await _configs(admin, names)
-    return {name: Found(counts[name], configs.get(name, {})) for name in names}
+async def _visible(admin: AIOKafkaAdminClient, names: tuple[str, ...]) -> dict[str, Found]:
+    """Return the topics once the broker serves all of them: it answers «created» before it does."""
+    async with asyncio.timeout(VISIBLE_DEADLINE_S):
+        while True:
+            if (found := await _describe(admin, names)) is not None:
+                return found
+            await asyncio.sleep(POLL_S)
+
+
+async def _describe(admin: AIOKafkaAdminClient, names: tuple[str, ...]) -> dict[str, Found] | None:
+    """Return the topics as the broker has them; None while it does not serve all of them."""
+    entries = await admin.describe_topics(list(names))
+    if any(entry["error_code"] or _leaderless(entry) for entry in entries):
+        return None
+    try:
+        configs = await _configs(admin, names)
+    except UnknownTopicOrPartitionError:
+        return None
+    return {entry["topic"]: Found(len(entry["partitions"]), configs[entry["topic"]]) for entry in entries}
+
+
+def _leaderless(entry: Mapping[str, Any]) -> bool:
+    return any(partition["leader"] < 0 for partition in entry["partitions"])
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: tuple[str, ...]) -> dict[str, dict[str, str]]:
