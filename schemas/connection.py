@@ -18,13 +18,21 @@ class KafkaConnection(BaseModel):
     bootstrap: str = "127.0.0.1:9092"
     """`HOST:PORT`, several with commas."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How the broker is spoken to."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """Needed with SASL."""
     sasl_username: str | None = None
+    """Needed with SASL."""
     sasl_password: SecretStr | None = None
+    """Needed with SASL; masked wherever settings are shown."""
     tls_ca_file: str | None = None
+    """Certificates to trust instead of the system's."""
     tls_cert_file: str | None = None
+    """Client certificate."""
     tls_key_file: str | None = None
+    """Key of the client certificate."""
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$")
+    """Put before the name of every topic and group."""
     partitions: int = Field(default=DEFAULT_PARTITIONS, ge=1, le=1024)
     """Shards; must be what the topics were created with."""
 

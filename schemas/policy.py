@@ -104,8 +104,11 @@ class Organisation(_Part):
     """An organisation and the names that keys of it may carry."""
 
     projects: tuple[Name, ...] = ()
+    """Names that a key may carry as its project."""
     teams: tuple[Name, ...] = ()
+    """Names that a key may carry as its team."""
     users: tuple[str, ...] = ()
+    """Names that a key may carry as its user, such as e-mail addresses."""
     tags: dict[str, str] = {}
     """Tags of every key of the organisation; a key's own tags win."""
 
@@ -114,49 +117,74 @@ class KeyEntry(_Part):
     """A virtual key that the document lists by its hash. `tollway keys create` needs no entry here."""
 
     id: Name
+    """Unique; what reports and revocation name the key by."""
     hash: Annotated[str, _matching(_HASH, "write sha256: and the 64 hex digits of the secret's SHA-256")]
+    """`sha256:` and the hex digits of the secret's SHA-256."""
     org: Name
+    """An organisation of this document."""
     project: str = ""
+    """A project of the organisation."""
     team: str = ""
+    """A team of the organisation."""
     user: str = ""
+    """A user of the organisation."""
     name: str = ""
+    """For people."""
     models: Globs = ("*",)
+    """Globs of the models that the key may use."""
     tags: dict[str, str] = {}
+    """Free attributes; rules match `tags.NAME`."""
     expires: datetime | None = None
+    """From this moment on the key is refused; with a UTC offset."""
 
 
 class Timeouts(_Part):
-    """How long a provider may take, in milliseconds; written as 5s, 1m, …"""
+    """How long a provider may take, in milliseconds; written as 5s or 1m."""
 
     connect: Milliseconds = 5_000
+    """Until the connection stands, TLS included."""
     first_byte: Milliseconds = 120_000
+    """From the request to the first byte of the answer."""
     idle: Milliseconds = 60_000
+    """Between two bytes of the answer."""
     total: Milliseconds = 900_000
+    """From the request to the last byte of the answer."""
 
 
 class Provider(_Part):
     """Where requests go, and by which credential: a reference, never a value."""
 
     protocol: Protocol
+    """The API that the provider speaks."""
     base_url: str = Field(pattern=r"^(simulated|https?://[^\s]+)$")
     """An URL up to and with the version path (`https://api.openai.com/v1`), or `simulated` for the built-in one."""
     credential: Annotated[str, _matching(_CREDENTIAL, "write env:NAME, file:PATH or none")] = "none"
     """`env:NAME` or `file:PATH`, read by each ingress where it runs; `none` sends no credential."""
     timeouts: Timeouts = Timeouts()
+    """How long the provider may take."""
     max_connections: int = Field(default=1024, ge=1, le=65_536)
+    """Of each ingress replica to this provider."""
 
 
 class PriceOverride(_Part):
     """USD per million tokens, before any price list. What is left out costs what its plainer class costs."""
 
     input: Rate
+    """Input tokens that are in no other class."""
     output: Rate
+    """Output tokens that are in no other class."""
     cache_read: Rate | None = None
+    """Input read from the prompt cache."""
     cache_write: Rate | None = None
+    """Input written to the prompt cache for five minutes."""
     cache_write_1h: Rate | None = None
+    """Input written to the prompt cache for an hour."""
     reasoning: Rate | None = None
+    """Output that only the model sees."""
     audio_input: Rate | None = None
+    """Audio heard."""
     audio_output: Rate | None = None
+    """Audio spoken."""
     request: Usd = 0
     """USD a request, beside the tokens."""
 
@@ -165,6 +193,7 @@ class Model(_Part):
     """A model that keys may be allowed to use, by the name that clients send."""
 
     provider: Name
+    """A provider of this document."""
     upstream: ModelName | None = None
     """The name the provider knows; the client's name if left out. Limits match this served model."""
     price: PriceOverride | None = None
@@ -178,6 +207,7 @@ class Model(_Part):
 
 class _Rule(_Part):
     name: Name
+    """Unique among limits and budgets; it is part of row keys, so renaming starts a new count."""
     match: dict[Attribute, Globs] = {}
     """Attribute → glob or list of globs; the rule applies where all attributes match. Empty: everywhere."""
     per: tuple[Attribute, ...] = ()
@@ -200,7 +230,9 @@ class Limit(_Rule):
     """Requests and tokens a sliding minute."""
 
     rpm: int | None = Field(default=None, ge=0)
+    """Requests a sliding minute."""
     tpm: int | None = Field(default=None, ge=0)
+    """Tokens a sliding minute, input and output of every class."""
 
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
@@ -220,7 +252,9 @@ class Budget(_Rule):
     amount: Usd
     """nano-USD; written as `2_000 USD`."""
     period: Period
+    """Calendar period, in the time zone."""
     timezone: Zone = "UTC"
+    """IANA name; windows begin at its local midnight."""
     thresholds: tuple[Percent, ...] = (50, 80, 100)
     """Percents of the amount that raise an alert, once a window each."""
 
@@ -231,11 +265,17 @@ class Policy(_Part):
     version: Literal[1] = 1
     """Of the document's format."""
     orgs: dict[Name, Organisation]
+    """Organisations by id."""
     keys: tuple[KeyEntry, ...] = ()
+    """Keys listed by hash, beside those that `tollway keys create` issues."""
     providers: dict[Name, Provider]
+    """Providers by name."""
     models: dict[ModelName, Model]
+    """Models by the name that clients send."""
     limits: tuple[Limit, ...] = ()
+    """Requests and tokens a minute."""
     budgets: tuple[Budget, ...] = ()
+    """Money a period."""
     max_body_bytes: int = Field(default=10 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     """Larger request bodies are refused with 413."""
     unpriced_reserve: PriceOverride = PriceOverride(input=15_000_000_000, output=75_000_000_000)
