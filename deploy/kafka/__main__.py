@@ -19,9 +19,16 @@ def main() -> None:
 @click.option("--state", "state_dir", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.option("--port", type=click.IntRange(1, 65535), help="Default: the port of the last start, else a free one.")
 @click.option("--outlive-parent", is_flag=True, help="Do not die with the process that started this one.")
-def run(state_dir: Path, port: int | None, outlive_parent: bool) -> None:
-    """Become the broker: its process id is this one's; SIGTERM stops it cleanly."""
-    broker.run(state_dir, port, die_with_parent=not outlive_parent)
+@click.option(
+    "--lock-deadline",
+    type=click.FloatRange(min=0),
+    default=broker.LOCK_DEADLINE_S,
+    show_default=True,
+    help="Seconds to wait for another broker to leave the state directory.",
+)
+def run(state_dir: Path, port: int | None, outlive_parent: bool, lock_deadline: float) -> None:
+    """Become the broker: its process id is this one's; SIGTERM stops it cleanly (exit code 143, Java's own)."""
+    broker.run(state_dir, port, die_with_parent=not outlive_parent, lock_deadline_s=lock_deadline)
 
 
 @main.command()

@@ -58,10 +58,8 @@ class Jar:
         return directory / f"{self.artifact}-{self.version}-{self.sha256[:16]}.jar"
 
 
-def cache_dir(override: Path | None = None) -> Path:
-    """Return the user's cache directory: `override`, `$TOLLWAY_CACHE`, `$XDG_CACHE_HOME/tollway`, `~/.cache/tollway`."""
-    if override is not None:
-        return override
+def cache_dir() -> Path:
+    """Return the user's cache directory: `$TOLLWAY_CACHE`, else `$XDG_CACHE_HOME/tollway`, else `~/.cache/tollway`."""
     if own := os.environ.get("TOLLWAY_CACHE"):
         return Path(own).expanduser()
     xdg = os.environ.get("XDG_CACHE_HOME")
@@ -134,7 +132,9 @@ def _download(jars: Sequence[Jar], directory: Path, progress: TextIO) -> None:
         running: dict[Future[int], Jar] = {pool.submit(_fetch, jar, scratch, directory): jar for jar in jars}
         for number, done in enumerate(as_completed(running), start=1):
             jar = running[done]
-            print(f"  [{number:2}/{total}] {jar.artifact}-{jar.version}.jar  {done.result() / 1e6:.1f} MB", file=progress)
+            print(
+                f"  [{number:2}/{total}] {jar.artifact}-{jar.version}.jar  {done.result() / 1e6:.1f} MB", file=progress
+            )
             progress.flush()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -149,7 +149,8 @@ def _fetch(jar: Jar, scratch: Path, directory: Path) -> int:
     except (OSError, RuntimeError) as fault:  # requests' errors are OSErrors
         raise ArtifactError(
             f"cannot download {jar.coordinate}: {fault}. The embedded broker needs the network at its first start; "
-            "check it (and its proxy settings), or use a broker of your own with --broker HOST:PORT"
+            "check it (and its proxy settings), name a mirror in TOLLWAY_MAVEN_URL, or use a broker of your own with "
+            "--broker HOST:PORT"
         ) from fault
     found = _sha256(downloaded)
     if found != jar.sha256:
@@ -165,8 +166,13 @@ def _fetch(jar: Jar, scratch: Path, directory: Path) -> int:
 def _maven(repo_cache: Path) -> Any:
     from jgo.maven import MavenContext  # late for the same reason as above
 
-    # No local repositories: only what was downloaded now, and digested, may enter the cache.
-    return MavenContext(repo_cache=repo_cache, local_repos=[], timeout=_DOWNLOAD_TIMEOUT_S)
+    mirror = os.environ.get("TOLLWAY_MAVEN_URL")
+    return MavenContext(
+        repo_cache=repo_cache,
+        local_repos=[],  # only what was downloaded now, and digested, may enter the cache
+        remote_repos={"mirror": mirror.rstrip("/")} if mirror else None,
+        timeout=_DOWNLOAD_TIMEOUT_S,
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ Everything of one broker is under `STATE/broker`: `data` (the log), `ports.json`
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import fcntl
 import json
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +28,8 @@ from deploy.kafka import artifacts, config
 _PR_SET_PDEATHSIG = 1
 _LOG_KEPT_BYTES = 4 << 20
 _FORMAT_DEADLINE_S = 60
-_LOCK_DEADLINE_S = 15.0
-_BASE64_URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+LOCK_DEADLINE_S = 5.0
+"""How long a start waits for the broker before it, which may be ending just now."""
 
 
 class BrokerError(Exception):
@@ -61,7 +63,9 @@ class BrokerFiles:
         return self.root / "ports.json"
 
 
-def run(state_dir: Path, port: int | None, die_with_parent: bool = True) -> NoReturn:
+def run(
+    state_dir: Path, port: int | None, die_with_parent: bool = True, lock_deadline_s: float = LOCK_DEADLINE_S
+) -> NoReturn:
     """Prepare `state_dir` and become the broker: same process id, Java in place of Python.
 
     With `die_with_parent` the kernel kills the broker when the thread that started it ends, however it ends.
@@ -74,7 +78,7 @@ def run(state_dir: Path, port: int | None, die_with_parent: bool = True) -> NoRe
         _die_with_parent()
     files = BrokerFiles(state_dir.resolve())
     files.root.mkdir(parents=True, exist_ok=True)
-    _hold_lock(files)
+    _hold_lock(files, lock_deadline_s)
     jars = artifacts.ensure_jars(artifacts.load_lock(), artifacts.cache_dir())
     broker_port, controller_port = _choose_ports(files, port)
     log4j = files.root / "log4j2.properties"
@@ -111,10 +115,10 @@ def _die_with_parent() -> None:
         raise BrokerError("the process that started the broker is gone")
 
 
-def _hold_lock(files: BrokerFiles) -> None:
+def _hold_lock(files: BrokerFiles, deadline_s: float) -> None:
     """Take the directory's lock for the life of this process, Java included: the descriptor survives the exec."""
     descriptor = os.open(files.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + _LOCK_DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,7 +172,7 @@ def _format(files: BrokerFiles, jars: Sequence[Path], log4j: Path, ports: tuple[
     """Format Kafka's log directory once; it appears under its name only when it is whole."""
     identity = files.root / "cluster.id"
     if not identity.exists():
-        _write(identity, _cluster_id())
+        _write(identity, new_cluster_id())
     unfinished = files.root / "data.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     properties = files.root / "format.properties"
@@ -184,11 +188,12 @@ def _format(files: BrokerFiles, jars: Sequence[Path], log4j: Path, ports: tuple[
     properties.unlink()
 
 
-def _cluster_id() -> str:
-    """Return 22 random characters of URL-safe base64 whose first is no dash, as Kafka's tool makes them."""
-    number = int.from_bytes(os.urandom(16)) >> 2 << 2  # 128 bits fill 21 characters and a third of the last
-    characters = [_BASE64_URL[(number << 4) >> shift & 63] for shift in range(126, -1, -6)]
-    return "".join(characters).replace("-", "A", 1) if characters[0] == "-" else "".join(characters)
+def new_cluster_id() -> str:
+    """Return a random UUID as Kafka writes one: 22 characters of URL-safe base64, the first no dash."""
+    while True:
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not cluster_id.startswith("-"):
+            return cluster_id
 
 
 def _environment() -> dict[str, str]:

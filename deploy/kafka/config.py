@@ -20,7 +20,7 @@ JVM_FLAGS = (
     "-Djava.awt.headless=true",
     "-Djava.net.preferIPv4Stack=true",
     "-Dlog4j2.disableJmx=true",
-    # zstd and snappy load native code; Netty-like off-heap access is Kafka's own affair
+    # zstd and snappy load native code, caffeine reaches for Unsafe: both would warn at every start.
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
 )
@@ -31,9 +31,9 @@ FOREIGN_JAVA_VARIABLES = ("CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", 
 _MAX_MESSAGE_BYTES = 8 << 20
 
 
-def server_properties(data_dir: Path, port: int, controller_port: int) -> str:
-    """Return `server.properties` of a single KRaft node that listens on the loopback interface only."""
-    settings: dict[str, object] = {
+def settings(data_dir: Path, port: int, controller_port: int) -> dict[str, object]:
+    """Return the settings of a single KRaft node that listens on the loopback interface only."""
+    return {
         "process.roles": "broker,controller",
         "node.id": NODE_ID,
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
@@ -69,7 +69,11 @@ def server_properties(data_dir: Path, port: int, controller_port: int) -> str:
         "log.retention.check.interval.ms": 60_000,
         "metric.reporters": "",
     }
-    return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def server_properties(data_dir: Path, port: int, controller_port: int) -> str:
+    """Return `settings` as the text of `server.properties`."""
+    return "".join(f"{name}={value}\n" for name, value in settings(data_dir, port, controller_port).items())
 
 
 def log4j_properties() -> str:

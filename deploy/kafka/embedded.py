@@ -9,12 +9,11 @@ import asyncio
 import contextlib
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Self
 
 from deploy.kafka.broker import BrokerError, BrokerFiles, port_of
-from deploy.kafka.readiness import is_serving
+from deploy.kafka.readiness import until_serving
 
 _START_DEADLINE_S = 60.0
 _STOP_DEADLINE_S = 10.0
@@ -113,18 +112,25 @@ class EmbeddedKafka:
     async def _until_serving(self, deadline_s: float) -> None:
         process = self._process
         assert process is not None
-        deadline: float | None = None
-        while True:
-            if process.returncode is not None:
-                raise BrokerError(f"the broker ended with code {process.returncode} while starting.{self._log_tail()}")
-            if deadline is None and (port := port_of(self._files.state_dir, process.pid)) is not None:
-                self._port = port
-                deadline = time.monotonic() + deadline_s
-            if deadline is not None and await is_serving(self.bootstrap):
-                return
-            if deadline is not None and time.monotonic() > deadline:
-                raise BrokerError(f"the broker does not serve after {deadline_s:g} s.{self._log_tail()}")
+        ended = asyncio.create_task(process.wait(), name="broker ended while starting")
+        serving = asyncio.create_task(self._serving(process.pid, deadline_s), name="broker serves")
+        try:
+            await asyncio.wait({ended, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                raise BrokerError(f"the broker ended with code {ended.result()} while starting.{self._log_tail()}")
+            await serving
+        except TimeoutError:
+            raise BrokerError(f"the broker does not serve after {deadline_s:g} s.{self._log_tail()}") from None
+        finally:
+            ended.cancel()
+            serving.cancel()
+
+    async def _serving(self, pid: int, deadline_s: float) -> None:
+        """Wait without a limit for the broker's preparations (they may download), then for its service."""
+        while (port := port_of(self._files.state_dir, pid)) is None:
             await asyncio.sleep(_POLL_S)
+        self._port = port
+        await until_serving(self.bootstrap, deadline_s)
 
     def _log_tail(self) -> str:
         if not self._files.log.exists():
@@ -133,4 +139,3 @@ class EmbeddedKafka:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL_BYTES))
             tail = file.read().decode(errors="replace").strip()
         return f" The end of {self._files.log}:\n{tail}" if tail else ""
-

@@ -12,6 +12,7 @@ _PROBE_GROUPS = ("a", "b", "c", "d")
 so that between them they ask every group coordinator."""
 
 _CONNECT_TIMEOUT_S = 1.0
+_POLL_S = 0.02
 _REQUEST_TIMEOUT_MS = 2_000
 
 
@@ -32,6 +33,17 @@ async def is_serving(bootstrap: str) -> bool:
         return True
     finally:
         await client.close()
+
+
+async def until_serving(bootstrap: str, deadline_s: float) -> None:
+    """Return when the broker at `bootstrap` serves.
+
+    Raises:
+        TimeoutError: it does not within `deadline_s` seconds.
+    """
+    async with asyncio.timeout(deadline_s):
+        while not await is_serving(bootstrap):
+            await asyncio.sleep(_POLL_S)
 
 
 async def _listens(bootstrap: str) -> bool:
