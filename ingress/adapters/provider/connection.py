@@ -206,24 +206,25 @@ class ProviderConnection(asyncio.Protocol):
         attempt = self.attempt
         if attempt is None:
             self.owner.connection_closing(self)
-        elif not self.head_done and not self.quiet_bytes:
-            self._lost_before_response(attempt, exc)
+        elif not self.head_done:
+            self._lost_before_head(attempt, exc)
         elif exc is not None:
             self.fail("reset", type(exc).__name__)
-        elif self.ends_with_close and self.head_done:
+        elif self.ends_with_close:
             self.drop()
             attempt.sink.provider_end()
         else:
-            self.fail("truncated", "connection closed inside the response")
+            self.fail("truncated", "connection closed inside the response body")
 
-    def _lost_before_response(self, attempt: PooledAttempt, exc: Exception | None) -> None:
+    def _lost_before_head(self, attempt: PooledAttempt, exc: Exception | None) -> None:
+        may_be_stale = self.reused and not attempt.is_retried and not self.quiet_bytes
         closed_by_provider = exc is None or isinstance(exc, BrokenPipeError)
-        if self.reused and not attempt.is_retried and closed_by_provider and request_was_not_taken(self.transport):
+        if may_be_stale and closed_by_provider and request_was_not_taken(self.transport):
             self.drop()
             attempt.is_retried = True
             self.owner.retry(attempt)
         else:
-            self.fail("reset", "connection closed before the response" if exc is None else type(exc).__name__)
+            self.fail("reset", "connection closed before the response head" if exc is None else type(exc).__name__)
 
     def _unparsable(self, error: Exception) -> None:
         cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None

@@ -55,6 +55,8 @@ class ProviderFault(msgspec.Struct, frozen=True):
     """Why a response did not arrive whole."""
 
     kind: FaultKind
+    """`reset`: closed before the whole head, or reset at any time; `truncated`: closed inside the body; `protocol`:
+    bytes that are not HTTP; `pool_exhausted`: no connection became free within `connect_s`."""
     sent: bool
     """Whether bytes of the request may have reached the provider; False proves that nothing was processed."""
     detail: str = ""
