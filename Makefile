@@ -22,7 +22,7 @@ PYTEST      := $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36m%-17s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ------------------------------------------------------------------------------------------------------ environment
 
@@ -85,7 +85,7 @@ imports: install ## Check the dependency contracts between the packages (import-
 	@$(BIN)/lint-imports
 
 .PHONY: check
-check: lint typecheck imports test ## Everything that has to hold before a commit
+check: lint typecheck imports docs-check test ## Everything that has to hold before a commit
 
 # ------------------------------------------------------------------------------------------------------------- tests
 
@@ -143,7 +143,11 @@ wheel-test: build ## Check what the wheel holds, install it into a fresh environ
 
 .PHONY: docs
 docs: install ## Generate the documents that come from code
-	@$(BIN)/python -m deploy.docs
+	@$(BIN)/python -m deploy.reference
+
+.PHONY: docs-check
+docs-check: install ## Check that the generated documents are what the code says
+	@$(BIN)/python -m deploy.reference --check
 
 .PHONY: clean
 clean: ## Remove what builds, checks and tests left behind (not .venv, not state)
