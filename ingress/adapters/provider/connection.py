@@ -253,11 +253,11 @@ class ProviderConnection(asyncio.Protocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Pass the head on, unless it is an interim one."""
+        """Pass the head on, unless it is an interim one or belongs to a second response."""
         headers = self.headers
         self.headers = []
         status = self.parser.get_status_code()
-        if status < 200:
+        if status < 200 or self.is_complete:
             return
         if self.quiet_bytes > self.max_head_bytes:
             self._check_head_bytes(headers)
