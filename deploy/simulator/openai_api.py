@@ -12,7 +12,15 @@ from deploy.simulator.ledger import Entry
 from deploy.simulator.text import pieces, words
 
 _encode = msgspec.json.encode
-MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "o4-mini", "text-embedding-3-small", "claude-sonnet-4-5")
+MODELS = (
+    "gpt-4o",
+    "gpt-4o-mini",
+    "gpt-4.1",
+    "o4-mini",
+    "text-embedding-3-small",
+    "claude-sonnet-5",
+    "claude-haiku-4-5",
+)
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "requests", 404: "invalid_request_error"}
 _CODES = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exceeded", 503: "overloaded"}
 
