@@ -105,4 +105,4 @@ def _run(command: list[str], place: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "dist")))
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "dist").resolve()))
