@@ -1,0 +1,1 @@
+"""What joins the fold to Kafka, clocks and HTTP."""

@@ -1,0 +1,1 @@
+"""The pure fold: log records in; rows, shares, ledgers, faults, snapshots and changelog records out."""

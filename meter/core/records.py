@@ -1,0 +1,149 @@
+"""Records of the log as the fold reads them: decoded in one pass, and their events summed by what they are booked to.
+
+Most records decode at once. One that does not is read again event by event, so that a broken event costs itself and
+not its neighbours; what is wrong is returned as a reason beside what could be read.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from schemas import codec
+from schemas.errors import DecodeError
+from schemas.usage import Batch, Evict, Gauge, Totals, UsageEvent
+
+DAY_MS = 24 * 3_600_000
+
+
+class ReadBatch(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A `schemas.usage.Batch` whose events are decoded."""
+
+    instance: str
+    epoch: int
+    seq: int
+    ack: int
+    cut_ms: int
+    policy_version: int
+    final: bool
+    gauges: list[Gauge]
+    wants: list[Gauge]
+    told: Totals
+    events: list[UsageEvent]
+
+
+class Charges:
+    """What events with the same rows book to each of them, by measure."""
+
+    __slots__ = ("nanos", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.tokens = 0
+        self.nanos = 0
+
+
+class Tally(NamedTuple):
+    """The sums of a record: by encoded rows, and by encoded attribution and day."""
+
+    charges: dict[bytes, Charges]
+    sums: dict[tuple[bytes, int], Totals]
+
+
+_records: msgspec.msgpack.Decoder[ReadBatch | Evict] = msgspec.msgpack.Decoder(ReadBatch | Evict)
+
+
+def read(data: bytes) -> tuple[ReadBatch | Evict | None, str]:
+    """Return the record in `data`, and what could not be read of it (empty if nothing).
+
+    None when it is no record at all. A batch with events that are none of ours, or that charge less than nothing, is
+    returned without these events.
+    """
+    if data[: codec.HEADER_BYTES] == codec.USAGE_HEADER:
+        try:
+            record = _records.decode(memoryview(data)[codec.HEADER_BYTES :])
+        except msgspec.MsgspecError:
+            pass
+        else:
+            return _without_negative(record) if isinstance(record, ReadBatch) else (record, "")
+    return _read_slowly(data)
+
+
+def _read_slowly(data: bytes) -> tuple[ReadBatch | Evict | None, str]:
+    try:
+        record = codec.decode_record(data)
+    except DecodeError as error:
+        return None, str(error)
+    if isinstance(record, Evict):
+        return record, ""
+    events, faults = _events_of(record)
+    fields = {name: getattr(record, name) for name in record.__struct_fields__} | {"events": events}
+    batch, more = _without_negative(ReadBatch(**fields))
+    return batch, "; ".join(filter(None, [*faults, more]))
+
+
+def _events_of(record: Batch) -> tuple[list[UsageEvent], list[str]]:
+    events, faults = [], []
+    for index, raw in enumerate(record.events):
+        try:
+            events.append(codec.decode_event(raw))
+        except DecodeError as error:
+            faults.append(f"event {index}: {error}")
+    return events, faults
+
+
+def _without_negative(batch: ReadBatch) -> tuple[ReadBatch, str]:
+    bad = [
+        index
+        for index, event in enumerate(batch.events)
+        # The sign of a bitwise or is negative if any of its operands is.
+        if (event.charge_requests | event.charge_tokens | event.charge_nanos) < 0
+    ]
+    low = [gauge.row for gauge in batch.gauges if gauge.inflight < 0]
+    if not bad and not low:
+        return batch, ""
+    kept = [event for index, event in enumerate(batch.events) if index not in bad]
+    gauges = [gauge for gauge in batch.gauges if gauge.inflight >= 0]
+    reasons = [f"event {index}: charges are not below 0" for index in bad]
+    reasons += [f"gauge of {row}: in flight is not below 0" for row in low]
+    return msgspec.structs.replace(batch, events=kept, gauges=gauges), "; ".join(reasons)
+
+
+def tally(events: list[UsageEvent]) -> Tally:
+    """Return the sums of `events`. This is the loop that every event passes through once."""
+    charges: dict[bytes, Charges] = {}
+    sums: dict[tuple[bytes, int], Totals] = {}
+    for event in events:
+        rows = bytes(event.rows)
+        charge = charges.get(rows)
+        if charge is None:
+            charge = charges[rows] = Charges()
+        requests = event.charge_requests
+        nanos = event.charge_nanos
+        charge.requests += requests
+        charge.tokens += event.charge_tokens
+        charge.nanos += nanos
+        owner = (bytes(event.attribution), event.occurred_ms // DAY_MS)
+        total = sums.get(owner)
+        if total is None:
+            total = sums[owner] = Totals()
+        usage = event.usage
+        total.events += 1
+        total.requests += requests
+        total.charge_nanos += nanos
+        total.input_tokens += (
+            usage.input + usage.cache_read + usage.cache_write + usage.cache_write_1h + usage.audio_input
+        )
+        total.output_tokens += usage.output + usage.reasoning + usage.audio_output
+        if event.cost_nanos is None:
+            total.unpriced += 1
+        else:
+            total.cost_nanos += event.cost_nanos
+    return Tally(charges, sums)
+
+
+def add(into: Totals, sums: Totals) -> None:
+    """Add `sums` to `into`."""
+    for name in Totals.__struct_fields__:
+        setattr(into, name, getattr(into, name) + getattr(sums, name))

@@ -1,0 +1,338 @@
+"""The fold of one partition of `usage`: a pure function from a prefix of the log to rows, shares and ledgers.
+
+`apply` takes the records in the order of their offsets and nothing else: no clock, no configuration. The state after
+all records below offset F is the state at fence F. What depends on time (retiring rows) follows the log's own time,
+which never runs backwards here.
+
+What to publish and what to write to the changelog are two sets of marks on the state; `snapshots` and `changelog`
+read them.
+"""
+
+from __future__ import annotations
+
+from meter.core.faults import Fault, FaultKind
+from meter.core.ledger import DAY_MS, KEEP_MS, Account, Ledger, day_key, run_key
+from meter.core.records import Charges, ReadBatch, Tally, add, read, tally
+from meter.core.rows import Row, Rows, Run
+from meter.core.runs import Runs, RunState
+from meter.core.shares import balanced, forget_unused, oldest_in_use, rebalance
+from schemas.codec import decode_attribution, decode_rows
+from schemas.errors import DecodeError
+from schemas.rows import Measure
+from schemas.usage import Evict
+
+HOUR_MS = 3_600_000
+MAX_CACHED = 50_000
+"""Encoded row lists and attributions whose meaning is remembered."""
+
+RowsByMeasure = tuple[list[Row], list[Row], list[Row]]
+"""The rows that count requests, tokens and cost."""
+
+
+class Counts:
+    """What a shard has seen since it was made; not part of its state."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.events = 0
+        self.skipped = 0
+        """Records that the state already held: replayed, or duplicates of a run's."""
+        self.late = 0
+        """Charges to rows that are out of use."""
+
+
+class Shard:
+    """The state of one partition."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.fence = 0
+        self.log_ms = 0
+        self.generation_since = 0
+        """First fence of the current generation of row versions."""
+        self.rows = Rows()
+        self.runs = Runs()
+        self.ledger = Ledger()
+        self.counts = Counts()
+        # marks
+        self.changed_rows: dict[Row, None] = {}
+        self.changed_ledger: dict[str, None] = {}
+        self.urgent = False
+        """Something changed that replicas wait for: a row or a share."""
+        self.joined = False
+        """A member joined, and needs everything."""
+        self.dirty_rows: set[int] = set()
+        self.dirty_ledger: set[int] = set()
+        # slots that a restore found ahead of the rest, with their fences
+        self.rows_ahead: dict[int, int] = {}
+        self.ledger_ahead: dict[int, int] = {}
+        self._offset = -1
+        self._touched: list[Row] = []
+        self._balanced = True
+        self._rows_cache: dict[bytes, RowsByMeasure] = {}
+        self._org_cache: dict[bytes, str] = {}
+
+    @property
+    def whole(self) -> bool:
+        """Whether every part of the state is at the same fence. Until then nothing may be published."""
+        return not self.rows_ahead and not self.ledger_ahead
+
+    def apply(self, offset: int, log_ms: int, value: bytes) -> Fault | None:
+        """Fold the record at `offset` with broker time `log_ms`; return what is wrong with it, if anything.
+
+        Records below the fence are skipped: they are in the state already.
+        """
+        if offset < self.fence:
+            self.counts.skipped += 1
+            return None
+        self._offset = offset
+        self._advance(max(self.log_ms, log_ms))
+        record, reason = read(value)
+        fault = Fault(FaultKind.INVALID, reason) if reason else None
+        if record is None:
+            fault = Fault(FaultKind.UNDECODABLE, reason)
+        elif isinstance(record, Evict):
+            self._evict((record.instance, record.epoch))
+        else:
+            fault = self._batch(record) or fault
+        self._finish()
+        self.counts.records += 1
+        return fault
+
+    def recheck_balance(self) -> None:
+        """Find out anew, after a restore, whether shares are still being moved."""
+        self._balanced = balanced(self.runs.members)
+
+    # ------------------------------------------------------------------------------------------------ one record
+
+    def _advance(self, log_ms: int) -> None:
+        new_hour = log_ms // HOUR_MS > self.log_ms // HOUR_MS
+        self.log_ms = log_ms
+        for row in self.rows.retire(log_ms):
+            self.changed_rows.pop(row, None)
+            self.dirty_rows.add(row.slot)
+            self._rows_cache.clear()
+        for account in self.ledger.retire(log_ms):
+            self.changed_ledger.pop(account.key, None)
+            self.dirty_ledger.add(account.slot)
+        if new_hour:
+            for state in self.runs.forgotten(log_ms - KEEP_MS):
+                self._close(state, keep_charged=True)
+
+    def _batch(self, batch: ReadBatch) -> Fault | None:
+        run = (batch.instance, batch.epoch)
+        if self._is_closed(run):
+            self.counts.skipped += 1
+            return None
+        state = self.runs.open.get(run)
+        seen = state.hw if state else 0
+        if batch.seq <= seen:
+            self.counts.skipped += 1
+            return None
+        if batch.seq > seen + 1:
+            return Fault(FaultKind.GAP, f"{run_key(run)}: record {batch.seq} follows {seen}; held until it is whole")
+        if state is None:
+            state = self._join(run)
+        state.hw = batch.seq
+        state.seen_ms = self.log_ms
+        state.told = batch.told
+        if batch.ack > state.ack:
+            state.ack = min(batch.ack, self._offset)
+            forget_unused(state)
+        problem = self._set_gauges(state, batch)
+        problem = self._book(state, tally(batch.events)) or problem
+        self.counts.events += len(batch.events)
+        self.changed_ledger[run_key(run)] = None
+        if batch.final:
+            self._close(state)
+        return problem
+
+    def _finish(self) -> None:
+        """Bring what follows from the record into the state: lows, shares, generations, the fence."""
+        fence = self._offset + 1
+        unsettled = self.rows.unsettled
+        for row in self._touched:
+            total = row.settled + row.inflight
+            if total < row.low_cur:
+                row.low_cur = total
+            if row.low_prev != total or row.low_cur != total:
+                unsettled.add(row)
+            self._mark(row)
+        self._touched.clear()
+        members = self.runs.members
+        if not self._balanced:
+            if rebalance(members, fence):
+                self.urgent = True
+            self._balanced = balanced(members)
+        in_use = [used for state in members if (used := oldest_in_use(state)) is not None]
+        if min(in_use, default=fence) >= self.generation_since:
+            self._end_generation(fence)
+        self.fence = fence
+        if self.rows_ahead or self.ledger_ahead:
+            self.rows_ahead = {slot: ahead for slot, ahead in self.rows_ahead.items() if ahead > fence}
+            self.ledger_ahead = {slot: ahead for slot, ahead in self.ledger_ahead.items() if ahead > fence}
+
+    def _end_generation(self, fence: int) -> None:
+        """Every replica uses versions of this generation: the one before no longer counts for `low`."""
+        self.generation_since = fence
+        unsettled = self.rows.unsettled
+        for row in list(unsettled):
+            if self._is_ahead(row):
+                continue
+            low, total = row.low, row.total
+            row.low_prev, row.low_cur = row.low_cur, total
+            if row.low_prev == total:
+                unsettled.discard(row)
+            self.dirty_rows.add(row.slot)
+            if row.low != low:
+                self._mark(row)
+
+    # -------------------------------------------------------------------------------------------------- members
+
+    def _join(self, run: Run) -> RunState:
+        for older in self.runs.replaced_by(run):
+            self._evict(older.run)
+        state = RunState(run, self._offset + 1)
+        state.live = not self.runs.has_newer(run)
+        self.runs.add(state)
+        if state.live:
+            self._balanced = False
+            self.joined = self.urgent = True
+        return state
+
+    def _evict(self, run: Run) -> None:
+        """Take a member out: its share is free, and what it had in flight of requests and tokens no longer counts."""
+        state = self.runs.open.get(run)
+        if state is None or not state.live:
+            return
+        self._drop_member(state)
+        for row in self.rows.gauged_by(run):
+            if not row.keeps_gauges and self._touch(row):
+                self.rows.set_gauge(row, run, 0)
+
+    def _close(self, state: RunState, keep_charged: bool = False) -> None:
+        """End a run for good: none of its records counts from here on. Its gauges end, or become charges."""
+        if state.live:
+            self._drop_member(state)
+        for row in self.rows.gauged_by(state.run):
+            if self._touch(row):
+                row.settled += row.gauges[state.run] if keep_charged else 0
+                self.rows.set_gauge(row, state.run, 0)
+        del self.runs.open[state.run]
+        key = run_key(state.run)
+        self.changed_ledger[key] = None
+        account = Account(key, self.log_ms + KEEP_MS, state.told, closed_at=self._offset)
+        account.totals = state.totals
+        if self.ledger_ahead.get(account.slot, 0) <= self._offset:
+            self.ledger.add(account)
+            self.dirty_ledger.add(account.slot)
+
+    def _drop_member(self, state: RunState) -> None:
+        self.runs.drop_member(state)
+        self._balanced = False
+        self.urgent = True
+
+    def _is_closed(self, run: Run) -> bool:
+        # A ledger slot that is ahead may know of an end that this part of the log has not reached.
+        account = self.ledger.by_key.get(run_key(run))
+        return account is not None and account.closed_at < self._offset
+
+    # ----------------------------------------------------------------------------------------------------- rows
+
+    def _row(self, key: str) -> Row | None:
+        row = self.rows.by_key.get(key)
+        if row is None:
+            row = self.rows.get(key, self.log_ms)
+            if row is not None:
+                self._touch(row)
+        return row
+
+    def _touch(self, row: Row) -> bool:
+        """Note that the record changes `row`; False if its slot is ahead and holds the change already."""
+        if self._is_ahead(row):
+            return False
+        if row.mark != self._offset:
+            row.mark = self._offset
+            self._touched.append(row)
+        return True
+
+    def _is_ahead(self, row: Row) -> bool:
+        return bool(self.rows_ahead) and self.rows_ahead.get(row.slot, 0) > self._offset
+
+    def _mark(self, row: Row) -> None:
+        self.changed_rows[row] = None
+        self.dirty_rows.add(row.slot)
+        self.urgent = True
+
+    def _set_gauges(self, state: RunState, batch: ReadBatch) -> Fault | None:
+        problem = None
+        for gauge in batch.gauges:
+            try:
+                row = self._row(gauge.row)
+            except ValueError as error:
+                problem = Fault(FaultKind.INVALID, f"gauge: {error}")
+                continue
+            if row is None:
+                self.counts.late += 1
+            elif (state.live or row.keeps_gauges) and self._touch(row):
+                self.rows.set_gauge(row, state.run, gauge.inflight)
+        return problem
+
+    def _book(self, state: RunState, sums: Tally) -> Fault | None:
+        problem = None
+        for rows, charges in sums.charges.items():
+            try:
+                found = self._rows_cache.get(rows) or self._resolve(rows)
+            except (DecodeError, ValueError) as error:
+                problem = Fault(FaultKind.INVALID, f"event: {error}")
+                continue
+            self._charge(found, charges)
+        for (attribution, day), totals in sums.sums.items():
+            add(state.totals, totals)
+            org = self._org_cache.get(attribution)
+            if org is None:
+                try:
+                    org = self._org_of(attribution)
+                except DecodeError as error:
+                    org, problem = "", Fault(FaultKind.INVALID, f"event: {error}")
+            account = self.ledger.get(day_key(org, day), max((day + 1) * DAY_MS, self.log_ms) + KEEP_MS)
+            if self.ledger_ahead.get(account.slot, 0) <= self._offset:
+                add(account.totals, totals)
+                self.changed_ledger[account.key] = None
+                self.dirty_ledger.add(account.slot)
+        return problem
+
+    def _charge(self, rows: RowsByMeasure, charges: Charges) -> None:
+        for row in rows[0] if charges.requests else ():
+            if self._touch(row):
+                row.settled += charges.requests
+        for row in rows[1] if charges.tokens else ():
+            if self._touch(row):
+                row.settled += charges.tokens
+        for row in rows[2] if charges.nanos else ():
+            if self._touch(row):
+                row.settled += charges.nanos
+
+    def _resolve(self, encoded: bytes) -> RowsByMeasure:
+        """Return the rows of an encoded list; the answer is remembered if all of them are in use."""
+        found = [self._row(key) for key in decode_rows(encoded)]
+        rows = [row for row in found if row is not None]
+        by_measure = (
+            [row for row in rows if row.measure == Measure.REQUESTS],
+            [row for row in rows if row.measure == Measure.TOKENS],
+            [row for row in rows if row.measure == Measure.COST],
+        )
+        if len(rows) < len(found):
+            self.counts.late += len(found) - len(rows)
+        else:
+            if len(self._rows_cache) >= MAX_CACHED:
+                self._rows_cache.clear()
+            self._rows_cache[encoded] = by_measure
+        return by_measure
+
+    def _org_of(self, attribution: bytes) -> str:
+        org = decode_attribution(attribution).org
+        if len(self._org_cache) >= MAX_CACHED:
+            self._org_cache.clear()
+        self._org_cache[attribution] = org
+        return org

@@ -1,0 +1,94 @@
+"""What a shard publishes: the rows and ledgers that changed since the last snapshot, or all of them, at one fence."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from meter.core.ledger import run_key, state_of
+from meter.core.rows import Row
+from meter.core.runs import RunState
+from meter.core.shard import Shard
+from meter.core.shares import weight_of
+from schemas.quota import LedgerState, Member, RowState, Snapshot
+
+MAX_ROWS = 2_000
+"""Rows, and ledger entries, a record of a snapshot."""
+
+
+class Stamp(NamedTuple):
+    """Who publishes, which of its snapshots this is, and when (unix ms)."""
+
+    publisher: str
+    number: int
+    published_ms: int
+
+
+def snapshot(shard: Shard, stamp: Stamp, full: bool) -> list[Snapshot]:
+    """Return a snapshot of `shard`, in as many parts as it needs, and clear its marks.
+
+    The shard must be `whole`: after a restore the parts of its state are at one fence only when it has caught up.
+    """
+    if not shard.whole:
+        raise ValueError(f"partition {shard.partition}: the state is not at one fence yet")
+    rows = _row_states(sorted(shard.rows.by_key.values(), key=_key) if full else shard.changed_rows)
+    ledger = _whole_ledger(shard) if full else _changed_ledger(shard)
+    members = [_member(state) for state in shard.runs.members]
+    shard.changed_rows.clear()
+    shard.changed_ledger.clear()
+    shard.urgent = False
+    if full:
+        shard.joined = False
+    chunks = max(1, -(-len(rows) // MAX_ROWS), -(-len(ledger) // MAX_ROWS))
+    return [
+        Snapshot(
+            partition=shard.partition,
+            publisher=stamp.publisher,
+            number=stamp.number,
+            fence=shard.fence,
+            published_ms=stamp.published_ms,
+            log_ms=shard.log_ms,
+            full=full,
+            chunk=chunk,
+            chunks=chunks,
+            members=members,
+            rows=rows[chunk * MAX_ROWS : (chunk + 1) * MAX_ROWS],
+            ledger=ledger[chunk * MAX_ROWS : (chunk + 1) * MAX_ROWS],
+        )
+        for chunk in range(chunks)
+    ]
+
+
+def _row_states(rows: Iterable[Row]) -> list[RowState]:
+    return [RowState(row.key, row.settled, row.inflight, min(row.low_prev, row.low_cur)) for row in rows]
+
+
+def _member(state: RunState) -> Member:
+    instance, epoch = state.run
+    return Member(instance, epoch, state.hw, weight_of(state.grants[-1].share))
+
+
+def _run_ledger(state: RunState) -> LedgerState:
+    return LedgerState(run_key(state.run), copy.copy(state.totals), state.told)
+
+
+def _whole_ledger(shard: Shard) -> list[LedgerState]:
+    runs = {run_key(run): _run_ledger(state) for run, state in shard.runs.open.items()}
+    accounts = {key: state_of(account) for key, account in shard.ledger.by_key.items()}
+    return [entry for _, entry in sorted((accounts | runs).items())]
+
+
+def _changed_ledger(shard: Shard) -> list[LedgerState]:
+    runs = {run_key(run): state for run, state in shard.runs.open.items()}
+    entries = []
+    for key in shard.changed_ledger:
+        if key in runs:
+            entries.append(_run_ledger(runs[key]))
+        elif key in shard.ledger.by_key:
+            entries.append(state_of(shard.ledger.by_key[key]))
+    return entries
+
+
+def _key(row: Row) -> str:
+    return row.key
