@@ -1,0 +1,1 @@
+"""The `tollway` command: finds a deployment, asks its services, prints what people and scripts can use."""

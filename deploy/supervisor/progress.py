@@ -1,0 +1,88 @@
+"""What `tollway up` says on standard error: lines that stay, and while it waits, what it is waiting for."""
+
+from __future__ import annotations
+
+import io
+from datetime import datetime
+from typing import Protocol
+
+from rich.console import Console
+from rich.status import Status
+
+
+class Progress(Protocol):
+    """Where a start reports to."""
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+
+    def waiting(self, what: str) -> None:
+        """Show what is being waited for; nothing if `what` is empty."""
+
+
+class Lines:
+    """Plain lines with the time of day, for pipes, logs and CI."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = ""
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        self._console.print(f"{_clock()} {line}", markup=False, highlight=False, soft_wrap=True)
+
+    def waiting(self, what: str) -> None:
+        """Print what is being waited for, if that has changed."""
+        if what and what != self._last:
+            self.say(f"waiting for {what}")
+        self._last = what
+
+
+class Spinner:
+    """A spinner for terminals, below the lines that stay."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status: Status | None = None
+
+    def say(self, line: str) -> None:
+        """Print a line above the spinner."""
+        self._console.print(f"{_clock()} {line}", markup=False, highlight=False, soft_wrap=True)
+
+    def waiting(self, what: str) -> None:
+        """Show the spinner with `what`, or take it away."""
+        if not what:
+            if self._status is not None:
+                self._status.stop()
+            self._status = None
+        elif self._status is None:
+            self._status = self._console.status(f"waiting for {what}")
+            self._status.start()
+        else:
+            self._status.update(f"waiting for {what}")
+
+
+def progress() -> Progress:
+    """Return what fits standard error: a spinner on a terminal, else plain lines."""
+    console = Console(stderr=True)
+    return Spinner(console) if console.is_terminal else Lines(console)
+
+
+class LineWriter(io.StringIO):
+    """A text file whose lines go to a `Progress`."""
+
+    def __init__(self, target: Progress) -> None:
+        super().__init__()
+        self._target = target
+        self._rest = ""
+
+    def write(self, text: str, /) -> int:
+        """Pass on every whole line."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._target.say(line)
+        return len(text)
+
+
+def _clock() -> str:
+    return datetime.now().astimezone().strftime("%H:%M:%S")

@@ -1,0 +1,325 @@
+"""Brings a deployment up, keeps it up, and takes it down: the composition root of `tollway up`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import site
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import httpx
+
+from deploy import topics
+from deploy.api import Api
+from deploy.kafka import artifacts
+from deploy.kafka.readiness import is_serving
+from deploy.supervisor import banner, bootstrap, plan, ports, ready
+from deploy.supervisor.child import Child
+from deploy.supervisor.files import StateDir
+from deploy.supervisor.progress import LineWriter, Progress
+from deploy.supervisor.spawn import kill_leftovers
+from deploy.supervisor.supervisor import Supervisor
+from schemas.connection import KafkaConnection
+from schemas.errors import ConfigError, TollwayError, TransportError
+from schemas.policy_file import load_policy
+
+PORTS_FILE = "ports.json"
+PORTS_DEADLINE_S = 5.0
+"""What a killed supervisor left behind is gone by then."""
+WATCH_S = 2.0
+SERVICES = ("history", "meter", "enforcer")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asked for."""
+
+    state: Path
+    policy: Path | None
+    kafka: KafkaConnection | None
+    """None: the embedded broker."""
+    clickhouse: str
+    ingress: int
+    port: int
+    host: str
+    partitions: int
+    as_json: bool
+    environment: Mapping[str, str] = field(repr=False)
+
+
+class Up:
+    """One run of `tollway up`.
+
+    Args:
+        options: what was asked for.
+        progress: where lines for people go.
+        began: `time.monotonic()` when the command was started.
+    """
+
+    def __init__(self, options: Options, progress: Progress, began: float) -> None:
+        self._options, self._progress, self._began = options, progress, began
+        self._given = bootstrap.read_policy(options.policy) if options.policy else None
+        self._state = StateDir(options.state)
+        self._supervisor = Supervisor(self._state.root, progress.say, self._remember)
+        self._stop, self._force = asyncio.Event(), asyncio.Event()
+        self._waits: dict[str, str] = {}
+        self._ready: dict[str, Any] = {}
+        self._simulated = True
+
+    async def run(self) -> int:
+        """Bring everything up, stay until a signal, take everything down; return the exit code."""
+        self._state.acquire()
+        try:
+            self._layout = await self._prepare()
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+            return await self._until_stopped()
+        finally:
+            self._state.release()
+
+    async def _until_stopped(self) -> int:
+        work = asyncio.create_task(self._work(), name="bring up")
+        stopped = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()  # it only ends by a fault
+        except BaseExceptionGroup as group:
+            raise _first_fault(group) from group
+        finally:
+            for task in (work, stopped):
+                task.cancel()
+            await asyncio.gather(work, stopped, return_exceptions=True)
+            self._progress.waiting("")
+            await self._supervisor.stop(self._force)
+            self._remember()
+            self._progress.say("stopped")
+        return 0
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._force.set()
+        else:
+            self._progress.say("stopping; once more to kill what is still running")
+            self._stop.set()
+
+    # ------------------------------------------------------------------------------------------------------- start
+
+    async def _prepare(self) -> plan.Layout:
+        options, state = self._options, self._state
+        last = state.read(state.run_file.name)
+        self._simulated = last.get("simulated", True)
+        if left := kill_leftovers(last.get("pids", {}).values(), state.root):
+            self._progress.say(f"ended {len(left)} processes that the last run had left behind")
+        ingress = ports.ingress_ports(options.port, options.ingress)
+        roles = [role for role in plan.INTERNAL_ROLES if role != "broker" or options.kafka is None]
+        internal = ports.internal_ports(roles, state.read(PORTS_FILE), ingress, ports.is_free)
+        chosen = {**ingress, **internal}
+        await _until_free(chosen)
+        state.write(PORTS_FILE, {**state.read(PORTS_FILE), **internal})
+        kafka = options.kafka or KafkaConnection(
+            bootstrap=f"{plan.LOOPBACK}:{chosen['broker']}", partitions=options.partitions
+        )
+        return plan.Layout(
+            state=state, kafka=kafka, clickhouse=options.clickhouse, ports=chosen, host=options.host,
+            token=state.admin_token(), python=sys.executable, package_path=_package_path(),
+            environment=options.environment,
+        )  # fmt: skip
+
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._start_broker(), name="start broker")
+            if self._wants_simulator_at_once():
+                group.create_task(self._start_provider(), name="start provider")
+        self._waiting("topics", "")
+        outcome = await topics.create(self._layout.kafka)
+        for difference in outcome.differences:
+            self._progress.say(f"warning: {difference}")
+        self._waits.pop("topics", None)
+        await self._start_services()
+        self._ready["ready_s"] = round(time.monotonic() - self._began, 3)
+        self._remember()
+        self._progress.waiting("")
+        self._announce()
+        await self._watch_policy()
+
+    def _wants_simulator_at_once(self) -> bool:
+        return bootstrap.uses_simulator(self._given) if self._given is not None else self._simulated
+
+    async def _start_broker(self) -> None:
+        if self._options.kafka is not None:
+            self._progress.say(f"broker: using {self._layout.kafka.bootstrap}")
+            return
+        await asyncio.to_thread(self._fetch_artifacts)
+        child = await self._start("broker")
+
+        async def check() -> ready.Answer:
+            return await is_serving(self._layout.kafka.bootstrap), ""
+
+        await self._until(child, check)
+
+    def _fetch_artifacts(self) -> None:
+        jars, cache = artifacts.load_lock(), artifacts.cache_dir()
+        if any(not jar.path(cache / "kafka").exists() for jar in jars):
+            self._progress.say("the embedded broker's artifacts are not in the cache yet")
+            try:
+                artifacts.ensure_jars(jars, cache, cast(TextIO, LineWriter(self._progress)))
+            except artifacts.ArtifactError as error:
+                raise TransportError(str(error)) from error
+
+    async def _start_provider(self) -> None:
+        child = await self._start("provider")
+        url = self._layout.url("provider")
+        async with _client() as client:
+            await self._until(child, ready.http_check(client, url, "/__sim/health"))
+
+    async def _start_services(self) -> None:
+        layout = self._layout
+        children = [await self._start(role) for role in (*SERVICES, *layout.replicas)]
+        async with _client() as client, asyncio.TaskGroup() as group:
+            tasks = {
+                child.spec.role: group.create_task(
+                    self._until(child, ready.http_check(client, layout.url(child.spec.role))),
+                    name=f"await {child.spec.role}",
+                )
+                for child in children
+            }
+            await tasks["enforcer"]
+            await self._put_in_force()
+
+    async def _put_in_force(self) -> None:
+        name = str(self._options.policy) if self._options.policy else "example policy"
+        api = Api("enforcer", self._layout.url("enforcer"), self._layout.token)
+        try:
+            policy, applied = await asyncio.to_thread(bootstrap.ensure_policy, api, self._given, name)
+            if applied:
+                self._progress.say(f"applied {name} as version {policy['version']}")
+            await self._adopt(policy)
+            secret = await asyncio.to_thread(bootstrap.ensure_key, api, self._state, policy["document"])
+        finally:
+            api.close()
+        self._ready |= {
+            "ingress": [self._layout.url(role) for role in self._layout.replicas],
+            "api": self._layout.url("enforcer"),
+            "history": self._layout.url("history"),
+            "broker": self._layout.kafka.bootstrap,
+            "state": str(self._state.root),
+            "key": secret,
+        }
+
+    async def _adopt(self, policy: dict[str, Any]) -> None:
+        self._policy = policy
+        self._simulated = bootstrap.uses_simulator(policy["document"])
+        if self._simulated and "provider" not in self._supervisor.children:
+            await self._start_provider()
+
+    async def _start(self, role: str) -> Child:
+        self._waiting(role, "")
+        return await self._supervisor.start(plan.spec(self._layout, role))
+
+    async def _until(self, child: Child, check: Callable[[], Any]) -> None:
+        role = child.spec.role
+        await ready.until_ready(child, check, self._waiting)
+        self._waits.pop(role, None)
+        self._progress.say(f"{role} is ready (pid {child.pid}, {time.monotonic() - self._began:.1f} s)")
+        self._show_waits()
+
+    def _waiting(self, role: str, missing: str) -> None:
+        self._waits[role] = f"{role} ({missing})" if missing else role
+        self._show_waits()
+
+    def _show_waits(self) -> None:
+        self._progress.waiting(", ".join(self._waits.values()))
+
+    # ----------------------------------------------------------------------------------------------------- running
+
+    def _announce(self) -> None:
+        if self._options.as_json:
+            print(json.dumps({**self._ready, "pids": self._supervisor.pids}), flush=True)
+            return
+        document = load_policy(self._policy["document"])
+        print(banner.ready_text(self._ready, self._simulated, banner.chat_model(document), self._policy["version"]))
+        sys.stdout.flush()
+
+    async def _watch_policy(self) -> None:
+        """Start the simulated provider when a policy that needs it is applied later."""
+        api = Api("enforcer", self._layout.url("enforcer"), self._layout.token)
+        while True:
+            await asyncio.sleep(WATCH_S)
+            with contextlib.suppress(TollwayError):
+                policy = await asyncio.to_thread(api.get, "/v1/policy")
+                if policy["version"] != self._policy["version"]:
+                    self._progress.say(f"policy version {policy['version']} is in force")
+                    await self._adopt(policy)
+                    self._progress.waiting("")
+                    self._remember()
+
+    def _remember(self) -> None:
+        """Write what other commands find the deployment by."""
+        layout = self._layout
+        pids = self._supervisor.pids
+        self._state.write(
+            self._state.run_file.name,
+            {
+                **self._ready,
+                "version": metadata.version("tollway") if _installed() else "source",
+                "supervisor": os.getpid(),
+                "ready": "ready_s" in self._ready and not self._stop.is_set(),
+                "token": layout.token,
+                "api": layout.url("enforcer"),
+                "history": layout.url("history"),
+                "ingress": [layout.url(role) for role in layout.replicas],
+                "broker": layout.kafka.bootstrap,
+                "state": str(self._state.root),
+                "urls": {role: layout.url(role) for role in layout.ports if role != "broker"},
+                "simulated": self._simulated,
+                "pids": pids,
+            },
+        )
+
+
+def _first_fault(fault: BaseException) -> BaseException:
+    """Return the first fault within a group that we have words for; else the first one."""
+    if not isinstance(fault, BaseExceptionGroup):
+        return fault
+    leaves = [_first_fault(inner) for inner in fault.exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, TollwayError)), leaves[0])
+
+
+def _client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=2.0, trust_env=False)
+
+
+async def _until_free(chosen: Mapping[str, int]) -> None:
+    """Return when all ports are free; ConfigError naming those that stay taken."""
+    deadline = time.monotonic() + PORTS_DEADLINE_S
+    while True:
+        problems = ports.taken(chosen, ports.is_free)
+        if not problems:
+            return
+        if time.monotonic() > deadline:
+            raise ConfigError(problems)
+        await asyncio.sleep(0.05)
+
+
+def _package_path() -> str:
+    """Return the directory that holds our packages if it is not one that every process looks into."""
+    root = Path(__file__).resolve().parents[2]
+    installed = {Path(path).resolve() for path in [sysconfig.get_path("purelib"), *site.getsitepackages()]}
+    return "" if root in installed else str(root)
+
+
+def _installed() -> bool:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return bool(metadata.version("tollway"))
+    return False
