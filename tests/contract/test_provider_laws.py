@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingress.adapters.provider_pool import ProviderPool
+from ingress.adapters.egress_httpx import HttpxEgress
+from ingress.adapters.provider_pool import Origin, ProviderPool
 from tests.contract.provider_lab import OK, REQUEST, Lab, Recorder, play, turns, until
 
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Empty:\r\nContent-Length: 12\r\n\r\nhello, world"
@@ -612,3 +613,20 @@ def test_pool_counts_what_it_does() -> None:
         assert REQUEST in fresh.requests
 
     play("pool", scenario)
+
+
+def test_httpx_egress_goes_through_a_proxy() -> None:
+    """With a proxy the request is sent to it in absolute form, and the provider's name is never resolved here."""
+
+    async def scenario(lab: Lab) -> None:
+        egress = HttpxEgress(proxy=f"http://127.0.0.1:{lab.port}")
+        got = Recorder()
+        got.attempt = egress.send(Origin(host="provider.invalid", port=8080, tls=False), REQUEST, got)
+        got.sending = False
+        peer = await lab.accept()
+        request = await peer.answer(OK)
+        assert request.startswith(b"POST http://provider.invalid:8080/v1/x?y=1 HTTP/1.1\r\n")
+        assert (await got.over()).body == b"ok"
+        await egress.close()
+
+    play("httpx", scenario)
