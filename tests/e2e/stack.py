@@ -149,7 +149,7 @@ providers:
 models:
   gpt-4o-mini: {provider: sim-openai, price: {input: 0.15, output: 0.60, cache_read: 0.075}}
   text-embedding-3-small: {provider: sim-openai, price: {input: 0.02, output: 0}}
-  claude-sonnet-4-5: {provider: sim-anthropic, price: {input: 3, output: 15}}
+  claude-haiku-4-5: {provider: sim-anthropic, price: {input: 3, output: 15}}
 limits: LIMITS
 budgets: BUDGETS
 """

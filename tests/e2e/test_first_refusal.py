@@ -86,10 +86,10 @@ def _openai_calls(client: openai.OpenAI) -> int:
 def _anthropic_calls(stack: Stack, secret: str, replica: int) -> int:
     client = stack.anthropic(secret, replica)
     message = client.messages.create(
-        model="claude-sonnet-4-5", max_tokens=64, messages=[{"role": "user", "content": "[[sim output=11]] Hi."}]
+        model="claude-haiku-4-5", max_tokens=64, messages=[{"role": "user", "content": "[[sim output=11]] Hi."}]
     )
     with client.messages.stream(
-        model="claude-sonnet-4-5", max_tokens=64, messages=[{"role": "user", "content": "[[sim output=19]] Hi."}]
+        model="claude-haiku-4-5", max_tokens=64, messages=[{"role": "user", "content": "[[sim output=19]] Hi."}]
     ) as stream:
         streamed = stream.get_final_message()
     return sum(answer.usage.input_tokens * 3000 + answer.usage.output_tokens * 15000 for answer in (message, streamed))
