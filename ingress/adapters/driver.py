@@ -1,0 +1,322 @@
+"""Drives one exchange: carries its facts in from client, provider and log, and its effects out to them.
+
+To the protocol it looks like one of uvicorn's request-response cycles (`response_complete`, `keep_alive`), so that both
+kinds can follow each other on a connection. Frames answers in HTTP/1.1; decides nothing about requests.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from ingress.adapters.provider.port import Attempt, HeaderList, ProviderEgress, ProviderFault
+from ingress.core.exchange import Exchange
+from ingress.core.ports import Context
+from ingress.core.protocols import Operation
+from schemas.ids import uuid7
+
+if TYPE_CHECKING:
+    from ingress.adapters.client_protocol import MeteredProtocol
+
+DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
+_BODILESS = frozenset({204, 304})
+_log = structlog.get_logger("ingress.exchange")
+
+
+class EventLog(Protocol):
+    """What a driver needs of the journal."""
+
+    def admitted(self, partition: int, event: bytes, then: Callable[[], None]) -> None:
+        """Write an admission; then call `then`."""
+
+    def terminal(self, partition: int, event: bytes, then: Callable[[], None], decision: bytes | None = None) -> None:
+        """Write the end of an exchange, and the decision of a refusal; then call `then`."""
+
+
+class Services:
+    """What all drivers of a process share."""
+
+    __slots__ = ("context", "egress", "journal", "log_requests", "now_ms")
+
+    def __init__(
+        self,
+        context: Context,
+        egress: ProviderEgress,
+        journal: EventLog,
+        now_ms: Callable[[], int],
+        log_requests: Callable[[Exchange], None] | None = None,
+    ) -> None:
+        """Bring together log, provider side and clock; `log_requests` is called at the end of each exchange."""
+        self.context = context
+        self.egress = egress
+        self.journal = journal
+        self.now_ms = now_ms
+        self.log_requests = log_requests
+
+
+class Driver:
+    """One exchange on one connection; the sink of its provider's answer."""
+
+    __slots__ = (
+        "attempt", "body_done", "disconnected", "exchange", "is_chunked", "is_current", "is_discarding", "is_oversize",
+        "is_started", "keep_alive", "limit_bytes", "parts", "protocol", "response_complete", "services", "size",
+    )  # fmt: skip
+
+    def __init__(
+        self, protocol: MeteredProtocol, operation: Operation, query: bytes, *, is_http_1_1: bool, keep_alive: bool
+    ) -> None:
+        """Begin an exchange on the connection of `protocol`."""
+        services = protocol.services
+        self.protocol = protocol
+        self.services = services
+        self.exchange = Exchange(services.context, self, operation, query, services.now_ms())
+        self.keep_alive = keep_alive
+        self.attempt: Attempt | None = None
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.body_done = self.response_complete = self.disconnected = False
+        self.is_current = self.is_started = self.is_discarding = self.is_oversize = False
+        self.is_chunked = is_http_1_1
+        resolver = services.context.resolver
+        self.limit_bytes = DEFAULT_MAX_BODY_BYTES if resolver is None else resolver.max_body_bytes
+
+    # -- from the client -----------------------------------------------------------------------------------------
+
+    def take_head(self, headers: HeaderList) -> None:
+        """Take the head of the request; the body is kept only if it is of use."""
+        exchange = self.exchange
+        wanted = exchange.begin(headers, self.services.now_ms())
+        self.is_discarding = not wanted
+        for name, value in headers:
+            if name == b"content-length" and int(value) > self.limit_bytes:
+                self.is_oversize = wanted
+                self.is_discarding = True
+                self.keep_alive = False
+        if not wanted and exchange.head.expects_continue:
+            self.keep_alive = False
+
+    def serve(self) -> None:
+        """Begin to answer: nothing is ahead on the connection any more."""
+        self.is_current = True
+        if self.body_done or self.is_oversize or (self.is_discarding and not self.keep_alive):
+            self._start()
+        elif self.exchange.head.expects_continue:
+            self.protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def take_body(self, data: bytes) -> None:
+        """Take a part of the request's body."""
+        self.size += len(data)
+        if self.size <= self.limit_bytes:
+            if not self.is_discarding:
+                self.parts.append(data)
+        elif self.keep_alive or not self.is_discarding:
+            self.keep_alive = False
+            self.is_oversize = not self.is_discarding
+            self.is_discarding = True
+            self.parts.clear()
+            if self.is_current:
+                self._start()
+
+    def take_end(self) -> None:
+        """Take that the request is complete."""
+        self.body_done = True
+        if self.response_complete:
+            self.protocol.transport.close()
+        elif self.is_current:
+            self._start()
+
+    def _start(self) -> None:
+        if self.is_started or self.disconnected:
+            return
+        self.is_started = True
+        parts, now_ms = self.parts, self.services.now_ms()
+        self.parts = []
+        try:
+            if self.is_oversize:
+                self.exchange.refuse_size(self.limit_bytes, now_ms)
+            else:
+                self.exchange.complete(parts[0] if len(parts) == 1 else b"".join(parts), now_ms)
+        except Exception:
+            self._crash()
+
+    def client_gone(self) -> None:
+        """Take that the connection is lost."""
+        self.disconnected = True
+        try:
+            self.exchange.client_gone(self.services.now_ms())
+        except Exception:
+            self._crash()
+
+    def client_slow(self) -> None:
+        """Take that the client reads more slowly than the provider sends."""
+        if self.attempt is not None:
+            self.attempt.pause_reading()
+
+    def client_ready(self) -> None:
+        """Take that the client has read most of what it was sent."""
+        if self.attempt is not None:
+            self.attempt.resume_reading()
+
+    # -- from the provider (`port.ResponseSink`) -----------------------------------------------------------------
+
+    def provider_head(self, status: int, headers: HeaderList) -> None:
+        """Pass the head of the answer on."""
+        try:
+            self.exchange.provider_head(status, headers, self.services.now_ms())
+        except Exception:
+            self._crash()
+
+    def provider_data(self, data: bytes) -> None:
+        """Pass bytes of the answer on."""
+        try:
+            if self.exchange.provider_data(data):
+                self.cancel_request()
+                self.exchange.provider_fault("answer_too_large", True, "", self.services.now_ms())
+        except Exception:
+            self._crash()
+
+    def provider_end(self) -> None:
+        """Pass the end of the answer on."""
+        self.attempt = None
+        try:
+            self.exchange.provider_end(self.services.now_ms())
+        except Exception:
+            self._crash()
+
+    def provider_error(self, error: ProviderFault) -> None:
+        """Pass on that the answer is incomplete."""
+        self.attempt = None
+        try:
+            self.exchange.provider_fault(error.kind, error.sent, error.detail, self.services.now_ms())
+        except Exception:
+            self._crash()
+
+    # -- effects (`ports.Effects`) -------------------------------------------------------------------------------
+
+    def record_admitted(self, partition: int, event: bytes) -> None:
+        """Write the admission to the journal."""
+        self.services.journal.admitted(partition, event, self._admitted)
+
+    def record_terminal(self, partition: int, event: bytes, decision: bytes | None) -> None:
+        """Write the end to the journal."""
+        self.services.journal.terminal(partition, event, self._ended, decision)
+
+    def send_request(self, origin: Any, request: bytes) -> None:
+        """Send to the provider."""
+        self.attempt = self.services.egress.send(origin, request, self)
+        if self.protocol.flow.write_paused:
+            self.attempt.pause_reading()
+
+    def cancel_request(self) -> None:
+        """Hang up on the provider."""
+        attempt, self.attempt = self.attempt, None
+        if attempt is not None:
+            attempt.cancel()
+
+    def send_whole(self, status: int, lines: bytes, body: bytes) -> None:
+        """Write head and body at once."""
+        if not self.disconnected:
+            self.protocol.transport.write(
+                b"%b%b%b%b\r\n%b"
+                % (
+                    STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status,
+                    lines,
+                    b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body),
+                    b"" if self.keep_alive else b"connection: close\r\n",
+                    body,
+                )
+            )
+        self._finish()
+
+    def send_head(self, status: int, lines: bytes) -> None:
+        """Write the head of a stream."""
+        if self.disconnected:
+            return
+        framing = b"transfer-encoding: chunked\r\n" if self.is_chunked else b""
+        closing = b"" if self.keep_alive else b"connection: close\r\n"
+        status_line = STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status
+        self.protocol.transport.write(b"%b%b%b%b\r\n" % (status_line, lines, framing, closing))
+
+    def send_data(self, data: bytes) -> None:
+        """Write a part of a stream."""
+        if not self.disconnected:
+            self.protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.is_chunked else data)
+
+    def send_end(self, data: bytes) -> None:
+        """Write the last part of a stream, and its end."""
+        if not self.disconnected:
+            if self.is_chunked:
+                data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+            self.protocol.transport.write(data)
+        self._finish()
+
+    def cut(self) -> None:
+        """Close without the end that the framing asks for."""
+        self.response_complete = True
+        transport = self.protocol.transport
+        if self.is_chunked and not self.protocol.flow.write_paused:
+            transport.close()
+        else:
+            transport.abort()  # without chunks only a reset shows that something is missing
+
+    # -- within --------------------------------------------------------------------------------------------------
+
+    def _admitted(self) -> None:
+        try:
+            self.exchange.admitted_recorded()
+        except Exception:
+            self._crash()
+
+    def _ended(self) -> None:
+        try:
+            self.exchange.terminal_recorded()
+            if self.services.log_requests is not None:
+                self.services.log_requests(self.exchange)
+        except Exception:
+            self._crash()
+
+    def _finish(self) -> None:
+        self.response_complete = True
+        self.protocol.exchange_done(self)
+
+    def _crash(self) -> None:
+        """Log a bug of ours and end the exchange; called while the exception is handled."""
+        self.services.context.stats.bugs += 1
+        _log.exception("bug", request_id=self.exchange.request_id)
+        try:
+            self.exchange.crash(self.services.now_ms())
+        except Exception:
+            _log.exception("bug while ending an exchange", request_id=self.exchange.request_id)
+            self.cancel_request()
+            self.response_complete = True
+            self.protocol.transport.abort()
+
+
+def wall_clock_ms() -> int:
+    """Return unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class IdSource:
+    """Makes UUIDv7s from the system's randomness, fetched in blocks."""
+
+    __slots__ = ("_at", "_pool")
+
+    def __init__(self) -> None:
+        """Start without randomness."""
+        self._pool = b""
+        self._at = 0
+
+    def __call__(self, now_ms: int) -> bytes:
+        """Return a new id for unix milliseconds `now_ms`."""
+        at = self._at
+        if at >= len(self._pool):
+            self._pool = os.urandom(2560)
+            at = 0
+        self._at = at + 10
+        return uuid7(now_ms, self._pool[at : at + 10])

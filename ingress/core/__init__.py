@@ -1,0 +1,1 @@
+"""The pure part of the ingress: facts and now in, effects out."""

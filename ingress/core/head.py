@@ -1,0 +1,112 @@
+"""Heads of requests and answers: what is taken from one, what is passed on, what stays between two hops.
+
+Request headers pass by an allow-list: cookies, credentials and whatever a proxy in front of us added never reach a
+provider, nor does a choice of the account that is billed. Answer headers pass except those of the hop.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+HeaderList = list[tuple[bytes, bytes]]
+
+_KEY, _API_KEY, _TYPE, _LENGTH, _EXPECT, _ENCODING = range(6)
+_READ = {
+    b"authorization": _KEY,
+    b"x-api-key": _API_KEY,
+    b"content-type": _TYPE,
+    b"content-length": _LENGTH,
+    b"expect": _EXPECT,
+    b"content-encoding": _ENCODING,
+}
+
+FORWARDED = frozenset(
+    b"""
+    accept accept-language anthropic-beta anthropic-version content-type idempotency-key openai-beta user-agent
+    x-client-request-id x-stainless-arch x-stainless-async x-stainless-helper x-stainless-helper-method
+    x-stainless-lang x-stainless-os x-stainless-package-version x-stainless-poll-helper x-stainless-raw-response
+    x-stainless-read-timeout x-stainless-retry-count x-stainless-runtime x-stainless-runtime-version
+    x-stainless-timeout
+    """.split()
+)
+"""Request headers that reach the provider; the credential, `host` and the framing are our own."""
+
+HOP_BY_HOP = frozenset(
+    b"""
+    connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade content-length
+    """.split()
+)
+"""Answer headers that end here: the framing towards the client is our own."""
+
+
+class RequestHead(msgspec.Struct):
+    """What the head of a request says that matters before its body."""
+
+    secret: bytes = b""
+    """Of the virtual key; empty if there is none."""
+    is_json: bool = False
+    is_encoded: bool = False
+    expects_continue: bool = False
+    forwarded: bytes = b""
+    """Header lines for the provider."""
+
+
+def read_head(headers: HeaderList) -> RequestHead:
+    """Return what matters in request headers, whose names must be in lower case."""
+    head = RequestHead()
+    lines: list[bytes] = []
+    bearer = api_key = b""
+    for name, value in headers:
+        if name in FORWARDED:
+            lines += (name, b": ", value, b"\r\n")
+        what = _READ.get(name)
+        if what is None or what == _LENGTH:
+            continue
+        if what == _TYPE:
+            head.is_json = value == b"application/json" or _is_json(value)
+        elif what == _KEY:
+            bearer = _bearer(value)
+        elif what == _API_KEY:
+            api_key = value.strip()
+        elif what == _EXPECT:
+            head.expects_continue = value.lower() == b"100-continue"
+        else:
+            head.is_encoded = value.strip().lower() not in (b"", b"identity")
+    head.secret = bearer or api_key
+    head.forwarded = b"".join(lines)
+    return head
+
+
+class AnswerHead(msgspec.Struct, frozen=True):
+    """What the head of an answer says, and its lines for the client."""
+
+    lines: bytes
+    is_stream: bool
+
+
+def read_answer_head(headers: HeaderList, own_limits: bool) -> AnswerHead:
+    """Return the head of a provider's answer; our own `x-ratelimit-*` replace the provider's."""
+    lines: list[bytes] = []
+    is_stream = False
+    for name, value in headers:
+        low = name.lower()
+        if low in HOP_BY_HOP or (low.startswith(b"x-") and _is_ours(low, own_limits)):
+            continue
+        if low == b"content-type":
+            is_stream = value[:17].lower() == b"text/event-stream"
+        lines += (name, b": ", value, b"\r\n")
+    return AnswerHead(b"".join(lines), is_stream)
+
+
+def _is_ours(name: bytes, own_limits: bool) -> bool:
+    return name.startswith(b"x-tollway-") or (own_limits and name.startswith(b"x-ratelimit-"))
+
+
+def _is_json(value: bytes) -> bool:
+    kind = value.partition(b";")[0].strip().lower()
+    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def _bearer(value: bytes) -> bytes:
+    scheme, _, secret = value.partition(b" ")
+    return secret.strip() if scheme.lower() == b"bearer" else b""

@@ -1,0 +1,143 @@
+"""What an exchange writes to the log: its admission, its terminal event, the decision of a refusal. Pure encoding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from schemas.codec import encode_attribution, encode_event, encode_rows
+from schemas.decisions import Decision
+from schemas.ids import NO_ID, shard_of
+from schemas.keys import VirtualKey
+from schemas.tokens import NO_TOKENS, TokenUsage
+from schemas.usage import Attribution, Status, UsageEvent, UsageSource
+
+if TYPE_CHECKING:
+    from ingress.core.plan import Denied, Hold, Plan
+    from ingress.core.ports import Context
+    from ingress.core.resolver import Refused
+
+NO_ROWS = encode_rows([])
+_UNKNOWN, _UNKNOWN_SOURCE = Status.UNKNOWN.value, UsageSource.UNKNOWN.value
+_encode_decision = msgspec.msgpack.Encoder().encode
+
+
+class Ending(NamedTuple):
+    """How an exchange ended and what it is charged."""
+
+    status: str
+    error: str
+    usage: TokenUsage
+    source: str
+    cost_nanos: int | None
+    requests: int
+    tokens: int
+    nanos: int
+    http_status: int
+
+
+class Record:
+    """Everything about one exchange that its events hold."""
+
+    __slots__ = (
+        "admitted_ms", "context", "decision_id", "event_id", "hold", "key", "model_reported", "model_requested",
+        "operation", "plan", "streamed", "ttft_ms",
+    )  # fmt: skip
+
+    def __init__(self, event_id: bytes, operation: str, now_ms: int, context: Context) -> None:
+        """Begin the record of an exchange; `event_id` also names the request, whose first attempt this is."""
+        self.event_id = event_id
+        self.operation = operation
+        self.admitted_ms = now_ms
+        self.context = context
+        self.key: VirtualKey | None = None
+        self.plan: Plan | None = None
+        self.hold: Hold | None = None
+        self.decision_id = NO_ID
+        self.model_requested = self.model_reported = ""
+        self.streamed = False
+        self.ttft_ms = -1
+
+    @property
+    def partition(self) -> int:
+        """The partition of the exchange's organisation, or of none."""
+        if self.plan is not None:
+            return self.plan.partition
+        return shard_of(self.key.org if self.key is not None else "", self.context.partitions)
+
+    @property
+    def policy_version(self) -> int:
+        """The policy in force when the request came; 0 if there was none."""
+        resolver = self.context.resolver
+        return 0 if resolver is None else resolver.policy_version
+
+    def own_lines(self) -> bytes:
+        """Return the header lines that every answer gets."""
+        text = id_text(self.event_id)
+        return b"x-tollway-request-id: %b\r\nx-tollway-event-id: %b\r\nx-tollway-policy-version: %d\r\n" % (
+            text, text, self.policy_version,
+        )  # fmt: skip
+
+    def admitted(self, tokens: int, nanos: int, now_ms: int) -> bytes:
+        """Return the event that counts if this process dies before the end: charged as reserved."""
+        self.admitted_ms = now_ms
+        ending = Ending(_UNKNOWN, "", NO_TOKENS, _UNKNOWN_SOURCE, None, 1, tokens, nanos, 0)
+        return self._event(ending, 0)
+
+    def terminal(self, ending: Ending, now_ms: int) -> bytes:
+        """Return the event of the end, and count it."""
+        duration_ms = max(0, now_ms - self.admitted_ms)
+        stats = self.context.stats
+        stats.end(self.operation, ending.status, ending.error)
+        if self.hold is not None:
+            stats.served(self.operation, ending.source, ending.tokens, duration_ms, self.ttft_ms)
+        return self._event(ending, duration_ms)
+
+    def decision(self, reason: str, refused: Denied | Refused, now_ms: int) -> bytes:
+        """Return the record of a refusal by policy; from now on the event points to it."""
+        self.decision_id = self.context.new_id(now_ms)
+        fields = {
+            name: getattr(refused, name) for name in _DENIED if hasattr(refused, name)
+        }  # a refusal without a row leaves the defaults
+        return _encode_decision(
+            Decision(
+                self.decision_id, self.event_id, now_ms, self.context.instance, "refuse", reason, self._attribution(),
+                **fields,
+            )
+        )  # fmt: skip
+
+    def _event(self, ending: Ending, duration_ms: int) -> bytes:
+        plan, hold = self.plan, self.hold
+        return encode_event(
+            UsageEvent(
+                self.event_id, self.event_id, 1, ending.status, self.operation, self.admitted_ms, duration_ms,
+                self.ttft_ms, ending.http_status, self.streamed, ending.source, ending.usage, ending.cost_nanos,
+                ending.requests, ending.tokens, ending.nanos, self.model_reported, ending.error, self.decision_id,
+                encode_attribution(self._attribution()) if plan is None else plan.attribution,
+                NO_ROWS if hold is None else hold.rows,
+            )
+        )  # fmt: skip
+
+    def _attribution(self) -> Attribution:
+        """Return whom the exchange belongs to, as far as that is known."""
+        key, plan = self.key, self.plan
+        if key is None:
+            return Attribution(model_requested=self.model_requested, policy_version=self.policy_version)
+        return Attribution(
+            key.org, key.project, key.team, key.user, key.id,
+            "" if plan is None else plan.provider, "" if plan is None else plan.model, self.model_requested[:128],
+            key.tags, self.policy_version, "" if plan is None or plan.price is None else plan.price.version,
+        )  # fmt: skip
+
+
+_DENIED = (
+    "rule", "measure", "scope", "row", "limit", "used", "asked", "room", "weight", "fence", "staleness_ms",
+    "resets_at_s", "retry_after_s", "overshoot_bound",
+)  # fmt: skip
+
+
+def id_text(value: bytes) -> bytes:
+    """Return the canonical text of a 16-byte id (as `schemas.ids.format_id` does, at a third of its cost)."""
+    digits = value.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}".encode()

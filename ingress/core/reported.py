@@ -1,0 +1,32 @@
+"""What a provider said about its answer: untrusted numbers, made into disjoint classes or rejected with a reason."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from schemas.tokens import TokenUsage
+
+MAX_TOKENS = 10**9
+"""More than any answer has; a larger count is a fault of the provider's."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """Model and usage of one answer. `usage` is None if none was reported, or none that can be believed."""
+
+    model: str = ""
+    usage: TokenUsage | None = None
+    is_final: bool = True
+    """False: counts of an unfinished stream, of which only the input holds."""
+    fault: str = ""
+    """A reason code where the report was rejected; never bytes of the answer."""
+
+
+NOTHING_REPORTED = Reported(is_final=False)
+
+
+class UnbelievableUsage(ValueError):
+    """Counts that contradict each other; the text says which. Never leaves `ingress.core`."""

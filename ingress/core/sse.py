@@ -1,0 +1,155 @@
+"""Relays server-sent events while it reads the few that matter: usage, and the one that ends the stream.
+
+Whole events go on at once; an event whose end has not arrived waits for it, so that any split of the bytes gives the
+same result. Most blocks are relayed after three searches for marks, unparsed. What ends the stream is held back until
+`finish`: the client must not believe that it is done before its usage is on the log.
+
+Bytes are never changed: what `feed` and `finish` return, joined, is what came in, without the events that are hidden.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from ingress.core.reported import Reported
+
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+"""A longer event is relayed unread, with all that follows it, and the usage is estimated."""
+
+_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+class EventReader(Protocol):
+    """What a provider protocol knows about its events."""
+
+    end_mark: bytes
+    """Bytes that every event which ends the stream holds."""
+    usage_mark: bytes
+    """Bytes that every event with usage holds."""
+    reported: Reported
+
+    def may_have_usage(self, block: bytes) -> bool:
+        """Tell whether it is worth looking at each event of a block that has the usage mark."""
+
+    def is_end(self, data: bytes) -> bool:
+        """Tell whether the data of an event ends the stream."""
+
+    def take(self, data: bytes) -> bool:
+        """Note the usage in the data of an event; True if the client must not see the event."""
+
+
+class EventRelay:
+    """One stream: bytes of the provider in, bytes for the client out."""
+
+    __slots__ = ("_held", "_tail", "event_count", "is_ended", "is_unread", "payload_bytes", "reader", "smallest")
+
+    def __init__(self, reader: EventReader) -> None:
+        """Start a stream that `reader` understands."""
+        self.reader = reader
+        self._tail = b""
+        self._held = b""
+        self.is_ended = False
+        """The event that ends the stream has been seen."""
+        self.is_unread = False
+        self.event_count = 0
+        self.payload_bytes = 0
+        self.smallest = 0
+        """Bytes of the smallest event: about what an event has around its text."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what may go to the client now that `data` has arrived."""
+        if self.is_unread:
+            self.payload_bytes += len(data)
+            return data
+        if self.is_ended:
+            self._held += data
+            return b""
+        tail = self._tail
+        if tail:
+            seen = len(tail) - 3
+            data = tail + data
+            self._tail = b""
+        else:
+            seen = 0
+        if data[-2:] != b"\n\n":
+            data = self._whole_events(data, max(seen, 0))
+            if not data:
+                return b""
+        reader = self.reader
+        if reader.end_mark in data or (reader.usage_mark in data and reader.may_have_usage(data)):
+            data = self._look(data)
+        self._count(data)
+        return data
+
+    def finish(self) -> bytes:
+        """Return what was held back, for the end of the stream; an event that the end cut short is read as well."""
+        tail, self._tail = self._tail, b""
+        rest = self._look(tail) if tail else b""
+        held, self._held = self._held, b""
+        return rest + held
+
+    def _whole_events(self, data: bytes, seen: int) -> bytes:
+        """Return the part of `data` that ends with an event, and keep the rest; `seen` has no event's end."""
+        cut = data.rfind(b"\n\n", seen) + 2
+        if b"\r" in data:
+            cut = 0
+            for match in _BLANK_LINE.finditer(data, seen):
+                cut = match.end()
+        elif cut == 1:
+            cut = 0
+        self._tail = data[cut:]
+        if len(self._tail) > MAX_EVENT_BYTES:
+            self.is_unread = True
+            self._tail = b""
+            return data
+        return data[:cut]
+
+    def _look(self, block: bytes) -> bytes:
+        """Read the events of a block that has marks; return what may go on."""
+        if self.is_unread:
+            return block
+        kept: list[bytes] = []
+        for event in _split(block):
+            if self.is_ended:
+                self._held += event
+                continue
+            data = _data_of(event)
+            if self.reader.end_mark in event and self.reader.is_end(data):
+                self.is_ended = True
+                self._held = event
+            elif self.reader.usage_mark in event and self.reader.take(data):
+                kept.append(event[: len(event) - len(event.lstrip(b"\r\n"))])  # line ends after the event before it
+            else:
+                kept.append(event)
+        return b"".join(kept)
+
+    def _count(self, block: bytes) -> None:
+        """Keep what an estimate needs should the stream break off."""
+        size = len(block)
+        events = block.count(b"\n\n") or (1 if size else 0)
+        self.event_count += events
+        self.payload_bytes += size
+        if events:
+            each = size // events
+            if each < self.smallest or not self.smallest:
+                self.smallest = each
+
+
+def _split(block: bytes) -> list[bytes]:
+    """Return the events of a block, each with the blank line that ends it."""
+    events: list[bytes] = []
+    start = 0
+    for match in _BLANK_LINE.finditer(block):
+        events.append(block[start : match.end()])
+        start = match.end()
+    if start < len(block):
+        events.append(block[start:])
+    return events
+
+
+def _data_of(event: bytes) -> bytes:
+    """Return the data of an event: its `data:` lines, joined by line feeds."""
+    lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
+    return lines[0] if len(lines) == 1 else b"\n".join(lines)

@@ -1,0 +1,59 @@
+"""Plain counters of what exchanges did, cheap enough for the hot path; `telemetry` turns them into metrics."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+DURATION_BOUNDS_MS = (5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000)
+
+
+class Spread:
+    """Counts of millisecond values by bucket, as a histogram needs them."""
+
+    __slots__ = ("buckets", "sum_ms")
+
+    def __init__(self) -> None:
+        """Start with nothing counted."""
+        self.buckets = [0] * (len(DURATION_BOUNDS_MS) + 1)
+        self.sum_ms = 0
+
+    def add(self, value_ms: int) -> None:
+        """Count one value."""
+        self.buckets[bisect_left(DURATION_BOUNDS_MS, value_ms)] += 1
+        self.sum_ms += value_ms
+
+
+class Stats:
+    """What has happened since the start of the process."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.ended: dict[tuple[str, str, str], int] = {}
+        """Exchanges by (operation, status, error)."""
+        self.usage_sources: dict[str, int] = {}
+        """Settled exchanges by where their usage is from."""
+        self.tokens = 0
+        """Charged."""
+        self.durations: dict[str, Spread] = {}
+        """By operation, of exchanges that reached a provider."""
+        self.first_bytes: dict[str, Spread] = {}
+        self.in_flight = 0
+        """Exchanges that have begun and not ended."""
+        self.bugs = 0
+
+    def end(self, operation: str, status: str, error: str) -> None:
+        """Count the end of an exchange."""
+        key = (operation, status, error)
+        self.ended[key] = self.ended.get(key, 0) + 1
+
+    def served(self, operation: str, source: str, tokens: int, duration_ms: int, ttft_ms: int) -> None:
+        """Count an exchange that reached a provider."""
+        self.usage_sources[source] = self.usage_sources.get(source, 0) + 1
+        self.tokens += tokens
+        spread = self.durations.get(operation)
+        if spread is None:
+            spread = self.durations[operation] = Spread()
+            self.first_bytes[operation] = Spread()
+        spread.add(duration_ms)
+        if ttft_ms >= 0:
+            self.first_bytes[operation].add(ttft_ms)
