@@ -1,0 +1,89 @@
+"""`python -m meter`: settings, the worker, its HTTP side, signals, exit codes (0 ok, 1 fault, 2 configuration)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from typing import Any
+
+import structlog
+import uvloop
+from pydantic import ValidationError
+
+from meter.adapters.http import HttpServer, application
+from meter.settings import MeterSettings
+from meter.telemetry import configure_logging
+from meter.worker import Worker
+
+STOP_S = 10.0
+
+_log = structlog.get_logger("meter")
+
+
+def read_settings() -> MeterSettings | None:
+    """Return the settings, or None after all their faults were printed."""
+    try:
+        return MeterSettings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "__".join(map(str, problem["loc"])).upper()
+            print(f"TOLLWAY_METER_{name}: {problem['msg']} (got {problem['input']!r})", file=sys.stderr)
+        return None
+
+
+async def run(settings: MeterSettings) -> int:
+    """Run until a signal or a fault; return the exit code."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    worker = Worker(settings)
+    server = HttpServer(application(worker.waiting, worker.metrics.registry), settings.host, settings.port)
+    try:
+        await server.start()
+        await worker.start()
+    except OSError as error:
+        _log.error("cannot start", error=str(error))
+        return 1
+    # Millions of short-lived events, and rows that stay: look for garbage cycles rarely.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 1_000)
+    stopped = asyncio.create_task(stopping.wait(), name="signals")
+    ends: set[asyncio.Future[Any]] = {stopped, worker.failed}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if worker.failed.done():
+        _log.critical("the meter ends", exc_info=worker.failed.result())
+        return 1
+    _log.info("stopping")
+    async with asyncio.timeout(STOP_S):
+        await worker.stop()
+        await server.stop()
+    return 0
+
+
+def main() -> None:
+    """Run the meter."""
+    settings = read_settings()
+    if settings is None:
+        sys.exit(2)
+    if "--check-config" in sys.argv[1:]:
+        sys.exit(0)
+    configure_logging(settings.log_level)
+    uvloop.install()  # for the loop of Faust's consumer thread too
+    try:
+        code = asyncio.run(run(settings))
+    except TimeoutError:
+        _log.error("did not stop in time; the log is folded again from the last flush")
+        code = 0
+    except Exception:  # the last line of the process
+        _log.critical("the meter ends", exc_info=True)
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)  # Faust's threads may still hold on to a lost broker
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""The meter's process: records from Faust into the folds; snapshots, changelog, evictions and dead letters out.
+
+Everything that decides is in `core` and `adapters.partition`; here is the order of effects:
+
+* A record is acknowledged only after the changelog holds a state beyond it (`_flush`).
+* Nothing is published before the fold has passed what a predecessor may have published (`Partition.caught_up`).
+* A fault of the meter itself ends the process, without a last flush: the log is folded again from the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import structlog
+
+from meter.adapters.engine import Engine
+from meter.adapters.outlet import KafkaOutlet
+from meter.adapters.partition import Partition, parts_of
+from meter.core.changelog import META, Changelog
+from meter.core.faults import Fault
+from meter.settings import MeterSettings
+from meter.telemetry import Metrics
+from schemas.codec import encode_json, encode_record
+from schemas.deadletters import DeadLetter
+from schemas.errors import TransportError
+from schemas.published import CHANGELOG_MS
+from schemas.topics import QUOTA_UPDATES, USAGE_DLQ, topic_name
+from schemas.usage import Evict
+
+_log = structlog.get_logger("meter")
+
+LEASE_CHECK_S = 1.0
+ASK_TIMEOUT_S = 3.0
+MAX_UNDELIVERED = 64
+"""Snapshots of one partition that the broker has not taken yet; more are not made until it has."""
+FLUSH_SHARE = 4
+"""The changelog may take up to one part in this many of the time."""
+
+
+class Worker:
+    """One meter process."""
+
+    def __init__(self, settings: MeterSettings) -> None:
+        self._settings = settings
+        prefix = settings.kafka.topic_prefix
+        self._updates_topic = topic_name(QUOTA_UPDATES, prefix)
+        self._dlq_topic = topic_name(USAGE_DLQ, prefix)
+        self._run_id = f"{settings.group_instance}-{uuid.uuid4().hex[:12]}"
+        self._engine = Engine(settings)
+        # A producer has one request at a time under way: the large changelog must not hold snapshots up.
+        self._updates = KafkaOutlet(settings.kafka, f"{settings.group_instance}-updates")
+        self._state = KafkaOutlet(settings.kafka, f"{settings.group_instance}-state", compression="lz4")
+        self._partitions: dict[int, Partition] = {}
+        self._undelivered: dict[int, int] = {}
+        self._letters: dict[int, list[asyncio.Future[object]]] = {}
+        self._recovered = False
+        self._flushing = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        """Set with the fault that the process has to end for."""
+        self.metrics = Metrics(self._partitions.values)
+        self._engine.table.on_recover(self._guarded(self._on_recovered))
+        self._engine.app.on_partitions_revoked.connect(self._on_revoked, weak=False)
+        self._engine.app.agent(self._engine.source, name="meter", concurrency=1)(self._fold)
+
+    def waiting(self) -> list[str]:
+        """Return what is missing until this worker is ready, in words."""
+        if not self._recovered:
+            return ["the state to be read back from quota.state"]
+        return [
+            f"partition {part.number}: fold at {part.shard.fence} of {part.barrier}"
+            for part in self._partitions.values()
+            if not part.caught_up
+        ]
+
+    async def start(self) -> None:
+        """Connect, and begin to fold."""
+        await self._updates.start()
+        await self._state.start()
+        app = self._engine.app
+        app.loop = asyncio.get_running_loop()
+        app.finalize()
+        await app.maybe_start()
+        for name, body in (
+            ("publish", self._publish_forever),
+            ("flush", self._flush_forever),
+            ("leases", self._watch_leases),
+            ("engine", self._watch_engine),
+        ):
+            self._tasks.append(asyncio.create_task(self._guarded(body)(), name=name))
+
+    async def stop(self) -> None:
+        """Publish and flush a last time, commit, and leave."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._publish_due(last=True)
+        await self._flush_all()
+        await self._engine.app.consumer.commit()
+        await self._updates.stop()
+        await self._state.stop()
+        await self._engine.app.stop()
+
+    # --------------------------------------------------------------------------------------------------- folding
+
+    async def _fold(self, stream: Any) -> None:
+        """Take every record of the assigned partitions, each in the order of its log."""
+        try:
+            async for event in stream.noack().events():
+                message = event.message
+                part = self._partitions.get(message.partition)
+                if part is None:
+                    continue  # of an assignment that has ended
+                if message.offset > part.shard.fence:
+                    await self._explain_hole(part, message.offset)
+                fault = part.take(message.offset, round(message.timestamp * 1000), message.value, event)
+                if fault is not None:
+                    await self._report(part, message.offset, message.value, fault)
+                if part.shard.urgent:
+                    self._wake.set()
+        except Exception as error:
+            self._fail(error)
+
+    async def _explain_hole(self, part: Partition, offset: int) -> None:
+        """Go on only if the missing records are gone from the log itself."""
+        beginning = (await self._engine.beginnings([part.number]))[part.number]
+        if beginning <= part.shard.fence:
+            raise TransportError(
+                f"partition {part.number}: the group's offset is {offset}, but the state ends at {part.shard.fence} "
+                f"and the log still holds what is between; reset the offsets of group {self._settings.group} to there"
+            )
+        _log.error("records lost to retention", partition=part.number, first=part.shard.fence, last=offset - 1)
+
+    async def _report(self, part: Partition, offset: int, value: bytes, fault: Fault) -> None:
+        _log.warning("bad record", kind=fault.kind, partition=part.number, offset=offset, reason=fault.reason)
+        if not fault.is_dead_letter:
+            self.metrics.gaps.inc()
+            return
+        self.metrics.dead_letters.labels(fault.kind).inc()
+        letter = DeadLetter(self._engine.usage, part.number, offset, fault.reason, _wall_ms(), value)
+        sent = await self._updates.send(self._dlq_topic, part.number, encode_json(letter))
+        self._letters.setdefault(part.number, []).append(sent)
+
+    # --------------------------------------------------------------------------------------------------- effects
+
+    async def _publish_forever(self) -> None:
+        while True:
+            await self._publish_due()
+            now = _now_ms()
+            waits = [due for part in self._partitions.values() if (due := part.due_in_ms(now)) is not None]
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(max(1, min(waits, default=50)) / 1000):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+            # Something changed: sleep out what is left of the interval since the last snapshot.
+            now = _now_ms()
+            waits = [due for part in self._partitions.values() if (due := part.due_in_ms(now)) is not None]
+            await asyncio.sleep(min(waits, default=0) / 1000)
+
+    async def _publish_due(self, last: bool = False) -> None:
+        for part in list(self._partitions.values()):
+            due = part.due_in_ms(_now_ms())
+            if due is None or (due and not (last and part.shard.urgent)):
+                continue
+            if self._undelivered.get(part.number, 0) >= MAX_UNDELIVERED:
+                continue
+            await self._publish(part)
+
+    async def _publish(self, part: Partition) -> None:
+        wall_ms = _wall_ms()
+        if part.shard.urgent:
+            self.metrics.publish_delay_seconds.observe(max(0, wall_ms - part.shard.log_ms) / 1000)
+        for record in part.snapshot(_now_ms(), wall_ms):
+            sent = await self._updates.send(self._updates_topic, part.number, record)
+            self._undelivered[part.number] = self._undelivered.get(part.number, 0) + 1
+            sent.add_done_callback(partial(self._delivered, part.number))
+            self.metrics.snapshots.inc()
+
+    def _delivered(self, partition: int, future: asyncio.Future[object]) -> None:
+        self._undelivered[partition] -= 1
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self._fail(error)
+
+    async def _flush_forever(self) -> None:
+        pause = CHANGELOG_MS / 1000
+        while True:
+            await asyncio.sleep(pause)
+            began = time.monotonic()
+            await self._flush_all()
+            pause = max(CHANGELOG_MS / 1000, (time.monotonic() - began) * (FLUSH_SHARE - 1))
+
+    async def _flush_all(self) -> None:
+        async with self._flushing:
+            for part in list(self._partitions.values()):
+                await self._flush(part)
+
+    async def _flush(self, part: Partition) -> None:
+        """Write what changed, slot by slot with room for the fold in between, meta last; then acknowledge."""
+        flush = part.flush()
+        if flush is None:
+            return
+        with self.metrics.flush_seconds.time():
+            sent = self._letters.pop(part.number, [])
+            for name in flush.slots:
+                if self._partitions.get(part.number) is not part:
+                    return
+                record = part.changelog.encode(name)
+                sent.append(await self._state.send(self._engine.state, part.number, record, part.key(name)))
+                await asyncio.sleep(0)
+            sent.append(await self._state.send(self._engine.state, part.number, flush.meta, part.key(META)))
+            await asyncio.gather(*sent)
+        part.flushed(flush)
+
+    async def _watch_leases(self) -> None:
+        """Evict replicas that have been silent for the lease, as long as the end of the log is in sight."""
+        while True:
+            await asyncio.sleep(LEASE_CHECK_S)
+            numbers = list(self._partitions)
+            began = _now_ms()
+            try:
+                async with asyncio.timeout(ASK_TIMEOUT_S):
+                    ends = await self._engine.ends(numbers) if numbers else {}
+            except Exception as error:
+                _log.warning("the end of the log is out of sight; leases start anew", error=repr(error))
+                ends = {}
+            if _now_ms() - began > ASK_TIMEOUT_S * 1000:
+                ends = {}  # this process itself was not running
+            for part in list(self._partitions.values()):
+                await self._check_leases(part, ends.get(part.number))
+
+    async def _check_leases(self, part: Partition, end: int | None) -> None:
+        if end is None or not part.caught_up:
+            part.lease.reset()
+            return
+        part.end = end
+        members = [(state.run, state.hw) for state in part.shard.runs.members]
+        for instance, epoch in part.lease.check(end, part.shard.fence, members, _now_ms()):
+            reason = f"silent for {self._settings.lease_ms} ms"
+            _log.warning("evicting a replica", instance=instance, epoch=epoch, partition=part.number, reason=reason)
+            self.metrics.evictions.inc()
+            record = encode_record(Evict(instance, epoch, reason))
+            self._undelivered[part.number] = self._undelivered.get(part.number, 0) + 1
+            sent = await self._updates.send(self._engine.usage, part.number, record)
+            sent.add_done_callback(partial(self._delivered, part.number))
+
+    # -------------------------------------------------------------------------------------------------- assignment
+
+    async def _on_recovered(self) -> None:
+        """Take up the assigned partitions from the state that Faust has read back."""
+        records = self._engine.records()
+        numbers = self._engine.assigned()
+        ends = await self._engine.ends(numbers) if numbers else {}
+        async with self._flushing:
+            self._partitions.clear()
+            for number in numbers:
+                changelog = Changelog.restore(number, parts_of(number, records))
+                self._partitions[number] = Partition(
+                    changelog, ends.get(number, 0), self._run_id, self._settings.lease_ms
+                )
+        self._recovered = True
+        self._wake.set()
+        _log.info("state recovered", fences={number: part.shard.fence for number, part in self._partitions.items()})
+
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        """Hand the partitions over: nothing of them may be written from here on."""
+        self._recovered = False
+        self._partitions.clear()
+        async with self._flushing:
+            pass  # a flush under way has ended
+
+    async def _watch_engine(self) -> None:
+        app = self._engine.app
+        while not app.crashed:
+            await asyncio.sleep(0.2)
+        raise TransportError(f"Faust has crashed: {app.crash_reason!r}") from app.crash_reason
+
+    def _guarded(self, body: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]]:
+        async def run() -> None:
+            try:
+                await body()
+            except Exception as error:
+                self._fail(error)
+
+        return run
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
