@@ -1,4 +1,4 @@
-"""How results are printed: tables for people, JSON and CSV for programs. No colours unless it is a terminal."""
+"""How results are printed: tables for people, JSON and CSV for programs. No colours."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
-
-import click
 
 Format = Literal["table", "json", "csv"]
 _NUMBER = re.compile(r"^-?[\d,]+(\.\d+)?%?$")
@@ -32,8 +30,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         ]
         return GAP.join(parts).rstrip()
 
-    header = click.style(line(list(columns)), bold=True)
-    return "\n".join([header, *(line(row) for row in cells)])
+    return "\n".join([line(list(columns)), *(line(row) for row in cells)])
 
 
 def cell(value: Any) -> str:
@@ -53,12 +50,12 @@ def records(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[dict[
 
 
 def as_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return rows as CSV (RFC 4180) with a header; nothing is an empty field."""
+    """Return rows as CSV with a header; nothing is an empty field."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer)
+    writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(["" if value is None else value for value in row] for row in rows)
-    return buffer.getvalue().removesuffix("\r\n")
+    return buffer.getvalue().removesuffix("\n")
 
 
 def as_json(value: Any) -> str:

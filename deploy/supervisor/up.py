@@ -186,6 +186,7 @@ class Up:
     async def _start_services(self) -> None:
         layout = self._layout
         children = [await self._start(role) for role in (*SERVICES, *layout.replicas)]
+        self._show_waits()
         async with _client() as client, asyncio.TaskGroup() as group:
             tasks = {
                 child.spec.role: group.create_task(
@@ -224,7 +225,7 @@ class Up:
             await self._start_provider()
 
     async def _start(self, role: str) -> Child:
-        self._waiting(role, "")
+        self._waits[role] = role
         return await self._supervisor.start(plan.spec(self._layout, role))
 
     async def _until(self, child: Child, check: Callable[[], Any]) -> None:

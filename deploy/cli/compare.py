@@ -1,0 +1,110 @@
+"""Compares ledgers: what clients were told, what the meter folded, what ClickHouse holds. Pure.
+
+A ledger is a mapping from key (`org=…/day=…` or `instance=…/epoch=…`) to integer sums. Two ledgers agree on a key
+when every sum is equal, to the nano-dollar; a key that a ledger should have and lacks counts as zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+Sums = Mapping[str, int]
+Ledger = Mapping[str, Sums]
+
+FIELDS = ("events", "requests", "input_tokens", "output_tokens", "cost_nanos", "unpriced", "charge_nanos")
+"""As `schemas.usage.Totals` has them."""
+METER, CLICKHOUSE, ROLLUPS, TOLD = "meter", "clickhouse", "rollups", "told"
+METER_KEEPS_DAYS = 38
+"""The meter forgets a day 40 days after it; older days are compared between ClickHouse's own tables alone."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One key in every ledger that covers it."""
+
+    key: str
+    sums: Mapping[str, Sums]
+    """By ledger."""
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """Return the sums that are not the same everywhere."""
+        return tuple(
+            field for field in FIELDS if len({sums.get(field, 0) for sums in self.sums.values()}) > 1
+        )  # fmt: skip
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all ledgers say the same."""
+        return not self.differing
+
+    def first_difference(self) -> str:
+        """Return in words where the ledgers differ first; empty if they agree."""
+        if self.agrees:
+            return ""
+        field = self.differing[0]
+        said = ", ".join(f"{name} {sums.get(field, 0)}" for name, sums in self.sums.items())
+        return f"{self.key}: {field}: {said}"
+
+
+def add_up(rows: Iterable[Mapping[str, Any]], part: str) -> dict[str, dict[str, int]]:
+    """Return the ledger of `part` (`totals` or `told`) of ledger rows; rows of one key in several partitions add."""
+    ledger: dict[str, dict[str, int]] = {}
+    for row in rows:
+        given = row.get(part)
+        if given is None:
+            continue
+        sums = ledger.setdefault(row["key"], dict.fromkeys(FIELDS, 0))
+        for field in FIELDS:
+            sums[field] += int(given.get(field, 0))
+    return ledger
+
+
+def compare(meter: Ledger, told: Ledger, clickhouse: Ledger, rollups: Ledger, today: date) -> list[Comparison]:
+    """Return a comparison for every key that can be compared, in the order of keys.
+
+    `told` covers instances. `rollups` covers organisations, and instances only if it has any. Days that the meter may
+    have forgotten, and instances that it no longer lists, are compared without it.
+    """
+    oldest = today - timedelta(days=METER_KEEPS_DAYS)
+    rollups_have_instances = any(_is_instance(key) for key in rollups)
+    found = []
+    for key in sorted({*meter, *told, *clickhouse, *rollups}):
+        instance = _is_instance(key)
+        covering = {CLICKHOUSE: clickhouse}
+        if (key in meter) if instance else (key in meter or _day(key) >= oldest):
+            covering = {METER: meter, **covering}
+        if instance and key in told:
+            covering = {TOLD: told, **covering}
+        if not instance or rollups_have_instances:
+            covering[ROLLUPS] = rollups
+        if len(covering) > 1:
+            found.append(Comparison(key, {name: ledger.get(key, {}) for name, ledger in covering.items()}))
+    return found
+
+
+def total(comparisons: Iterable[Comparison], prefix: str) -> dict[str, dict[str, int]]:
+    """Return the sums of every ledger over all keys that begin with `prefix`."""
+    totals: dict[str, dict[str, int]] = {}
+    for comparison in comparisons:
+        if not comparison.key.startswith(prefix):
+            continue
+        for name, sums in comparison.sums.items():
+            into = totals.setdefault(name, dict.fromkeys(FIELDS, 0))
+            for field in FIELDS:
+                into[field] += sums.get(field, 0)
+    return totals
+
+
+def _is_instance(key: str) -> bool:
+    return key.startswith("instance=")
+
+
+def _day(key: str) -> date:
+    try:
+        return date.fromisoformat(key.rpartition("day=")[2])
+    except ValueError:
+        return date.max

@@ -1,0 +1,144 @@
+"""`tollway status`: everything that can be known about a deployment, in one place, whatever of it is down."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any
+
+import click
+import httpx
+
+from deploy.api import Api
+from deploy.cli import output, published
+from deploy.cli.deployment import Deployment, options
+from deploy.cli.examples import examples
+from schemas.errors import TollwayError
+
+PROBE_TIMEOUT_S = 3.0
+
+
+@click.command(epilog=examples("tollway status", "tollway status --json | jq .pids"))
+@options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(deployment: Deployment, as_json: bool) -> None:
+    """Show processes, versions, lag, staleness, budgets, write-ahead logs, dead letters and the published numbers.
+
+    What does not answer is listed under `problems`; exit code 0 all the same, 1 only if no deployment runs.
+    """
+    found = gather(deployment)
+    click.echo(output.as_json(found) if as_json else as_text(found))
+
+
+def gather(deployment: Deployment) -> dict[str, Any]:
+    """Return the status of a deployment; parts that do not answer are named in `problems`."""
+    problems: list[str] = []
+    enforcer, history = deployment.enforcer(), deployment.history(timeout_s=10.0)
+    ask = _asker(problems)
+    control = ask(enforcer, "/v1/status")
+    stored = ask(history, "/v1/status")
+    replicas = {role: ask(api, "/tollway/v1/status") for role, api in deployment.ingress().items()}
+    budgets = ask(enforcer, "/v1/budgets")
+    ready = {role: _is_ready(url) for role, url in deployment.run.get("urls", {}).items() if role != "provider"}
+    problems += [f"{role} is not ready" for role, is_ready in ready.items() if not is_ready]
+    return {
+        "ok": not problems,
+        "problems": problems,
+        "state": str(deployment.state.root) if deployment.run else None,
+        "versions": _versions(deployment, control, stored),
+        "pids": deployment.run.get("pids", {}),
+        "ready": ready,
+        "urls": deployment.run.get("urls", {}),
+        "lag": {"enforcer": _part(control, "lag"), "history": _part(stored, "lag")},
+        "staleness": {role: _part(status, "partitions", "staleness") for role, status in replicas.items()},
+        "budgets": budgets.get("budgets", []) if isinstance(budgets, dict) else budgets or [],
+        "wal": {role: _part(status, "wal") for role, status in replicas.items()},
+        "dead_letters": _part(stored, "dead_letters"),
+        "enforcer": control,
+        "history": stored,
+        "ingress": replicas,
+        "published": published.numbers(),
+    }
+
+
+def _asker(problems: list[str]) -> Callable[[Api, str], Any]:
+    def ask(api: Api, path: str) -> Any:
+        try:
+            with api:
+                return api.get(path)
+        except TollwayError as error:
+            problems.append(str(error))
+            return None
+
+    return ask
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=PROBE_TIMEOUT_S, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _part(status: Any, *names: str) -> Any:
+    """Return the first of `names` that a status has; None without one."""
+    if not isinstance(status, dict):
+        return None
+    return next((status[name] for name in names if name in status), None)
+
+
+def _versions(deployment: Deployment, control: Any, stored: Any) -> dict[str, Any]:
+    try:
+        tollway = metadata.version("tollway")
+    except metadata.PackageNotFoundError:
+        tollway = "source"
+    return {
+        "tollway": tollway,
+        "python": platform.python_version(),
+        "kafka": _kafka_version() if "broker" in deployment.run.get("pids", {}) else "own broker",
+        "engine": _part(stored, "engine", "engine_version", "version"),
+        "policy": _part(control, "policy_version"),
+    }
+
+
+def _kafka_version() -> str:
+    from deploy.kafka.artifacts import load_lock
+
+    return next(jar.version for jar in load_lock() if jar.artifact == "kafka_2.13")
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """Return the status for people."""
+    versions = found["versions"]
+    blocks = [
+        output.pairs({"state": found["state"], **{f"{name} version": version for name, version in versions.items()}}),
+        _processes(found),
+        _budgets(found["budgets"]),
+        _replicas(found),
+        output.pairs({"dead letters": found["dead_letters"], "history lag": found["lag"]["history"]}),
+        "\n".join(["published numbers", *(f"  {line}" for line in published.lines())]),
+    ]
+    if found["problems"]:
+        blocks.append("\n".join(["problems", *(f"  {problem}" for problem in found["problems"])]))
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _processes(found: Mapping[str, Any]) -> str:
+    rows = [
+        (role, pid or "restarting", found["ready"].get(role), found["urls"].get(role))
+        for role, pid in found["pids"].items()
+    ]
+    return output.table(("process", "pid", "ready", "url"), rows) if rows else ""
+
+
+def _budgets(budgets: Any) -> str:
+    if not budgets:
+        return ""
+    columns = [name for name in budgets[0] if not isinstance(budgets[0][name], dict)]
+    return output.table(columns, [[row.get(name) for name in columns] for row in budgets])
+
+
+def _replicas(found: Mapping[str, Any]) -> str:
+    rows = [(role, found["staleness"].get(role), wal) for role, wal in found["wal"].items()]
+    return output.table(("replica", "staleness", "write-ahead log"), rows) if rows else ""

@@ -1,0 +1,197 @@
+"""`tollway verify`: waits until the loop is at rest and compares the ledgers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import click
+
+from deploy.api import Api
+from deploy.cli import output
+from deploy.cli.compare import FIELDS, Comparison, add_up, compare, total
+from deploy.cli.deployment import Deployment, options
+from deploy.cli.examples import examples
+from schemas.errors import TransportError
+from schemas.money import format_usd
+
+POLL_S = 0.25
+STILL_S = 5.0
+"""Ledgers that differ and have not moved for this long, with nothing on the way, are different."""
+COLUMNS = ("key", "events", "requests", "input", "output", "cost", "unpriced", "agree")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All ledgers at one moment."""
+
+    comparisons: tuple[Comparison, ...]
+    pending: int | None
+    """Events that replicas have in their logs and the broker has not; None where no replica can be asked."""
+    down: tuple[str, ...] = ()
+    """Replicas that do not answer, and may have more in their logs."""
+
+    @property
+    def on_the_way(self) -> str:
+        """Return in words what may still come, empty if nothing."""
+        if self.down:
+            return f"{', '.join(self.down)} does not answer"
+        return f"{self.pending} events have not reached the broker" if self.pending else ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every ledger says the same and nothing is on its way."""
+        return not self.on_the_way and all(item.agrees for item in self.comparisons)
+
+
+@click.command(epilog=examples("tollway verify", "tollway verify --timeout 120 --json | jq .ok"))
+@options
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the loop to come to rest.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(deployment: Deployment, timeout: float, as_json: bool) -> int:
+    """Compare what clients were told, the meter's ledger and ClickHouse, to the nano-dollar.
+
+    Per replica and run: the sums that its clients were told, the meter's, ClickHouse's raw table. Per organisation
+    and day: the meter's, the raw table and the rollups. Waits until nothing is on its way; exit code 1 and the first
+    difference if they do not agree.
+    """
+    began = time.monotonic()
+    with deployment.enforcer() as enforcer, deployment.history() as history:
+        replicas = deployment.ingress()
+
+        def read() -> Reading:
+            pending, down = _pending(replicas)
+            meter, stored = enforcer.get("/v1/ledger"), history.get("/v1/ledger")
+            return reading(meter, stored, pending, down, datetime.now(UTC).date())
+
+        found, quiet = settle(read, began + timeout, time.monotonic, time.sleep, _Teller().say)
+    waited_s = round(time.monotonic() - began, 2)
+    click.echo(output.as_json(as_object(found, quiet, waited_s)) if as_json else as_text(found, quiet))
+    return 0 if found.agrees else 1
+
+
+def reading(meter: Any, history: Any, pending: int | None, down: tuple[str, ...], today: date) -> Reading:
+    """Return the comparison of the answers of both `/v1/ledger`."""
+    rows = meter["ledger"] if isinstance(meter, dict) else meter
+    compared = compare(add_up(rows, "totals"), add_up(rows, "told"), history["raw"], history["rollups"], today)
+    return Reading(tuple(compared), pending, down)
+
+
+def settle(
+    read: Callable[[], Reading], deadline: float, clock: Callable[[], float], sleep: Callable[[float], None],
+    say: Callable[[str], None],
+) -> tuple[Reading, bool]:  # fmt: skip
+    """Read until all agrees twice in a row, or differs and stands still, or the deadline; tell which.
+
+    Returns:
+        The last reading, and whether the loop had come to rest.
+    """
+    last: Reading | None = None
+    still_since = clock()
+    while True:
+        found = read()
+        now = clock()
+        if found != last:
+            still_since = now
+        elif found.agrees or (not found.on_the_way and now - still_since >= STILL_S):
+            return found, True
+        if now >= deadline:
+            return found, False
+        if not found.agrees:
+            say(_why(found))
+        last = found
+        sleep(POLL_S)
+
+
+def _why(found: Reading) -> str:
+    if found.on_the_way:
+        return f"waiting: {found.on_the_way}"
+    return f"waiting: {next(item.first_difference() for item in found.comparisons if not item.agrees)}"
+
+
+def as_object(found: Reading, quiet: bool, waited_s: float) -> dict[str, Any]:
+    """Return the result for programs."""
+    differing = [item for item in found.comparisons if not item.agrees]
+    return {
+        "ok": found.agrees,
+        "quiet": quiet,
+        "waited_s": waited_s,
+        "pending_events": found.pending,
+        "down": list(found.down),
+        "first_difference": differing[0].first_difference() if differing else None,
+        "organisations": total(found.comparisons, "org="),
+        "instances": total(found.comparisons, "instance="),
+        "keys": [
+            {"key": item.key, "agree": item.agrees, "differing": list(item.differing), **item.sums}
+            for item in found.comparisons
+        ],
+    }
+
+
+def as_text(found: Reading, quiet: bool) -> str:
+    """Return the result for people: a line a key, one for each ledger where they differ, and a verdict."""
+    rows = [row for item in found.comparisons for row in _rows(item)]
+    lines = [output.table(COLUMNS, rows)] if rows else []
+    differing = [item for item in found.comparisons if not item.agrees]
+    if differing:
+        lines.append(f"DIFFERENT: {differing[0].first_difference()}")
+    elif found.on_the_way:
+        lines.append(f"NOT AT REST: {found.on_the_way}")
+    else:
+        lines.append(f"all ledgers agree on {len(found.comparisons)} keys" if rows else "no usage yet")
+    if not quiet:
+        lines.append("the loop did not come to rest within the timeout; stop the traffic, or give --timeout more")
+    return "\n".join(lines)
+
+
+def _rows(item: Comparison) -> list[tuple[Any, ...]]:
+    if item.agrees:
+        sums = next(iter(item.sums.values()))
+        return [(item.key, *_cells(sums), " = ".join(item.sums))]
+    return [(item.key, *_cells(sums), f"{name} DIFFERS") for name, sums in item.sums.items()]
+
+
+def _cells(sums: Any) -> list[Any]:
+    shown = [sums.get(name, 0) for name in FIELDS if name != "charge_nanos"]
+    cost = FIELDS.index("cost_nanos")
+    return [format_usd(value) if index == cost else value for index, value in enumerate(shown)]
+
+
+def _pending(replicas: dict[str, Api]) -> tuple[int | None, tuple[str, ...]]:
+    if not replicas:
+        return None, ()
+    unsent, down = 0, []
+    for role, api in replicas.items():
+        try:
+            unsent += unsent_of(api.get("/tollway/v1/status"))
+        except TransportError:
+            down.append(role)
+    return unsent, tuple(down)
+
+
+def unsent_of(status: Any) -> int:
+    """Return how many events an ingress has not yet got acknowledged."""
+    wal = status.get("wal", status)
+    return int(wal.get("unsent_events", wal.get("unsent", 0)))
+
+
+class _Teller:
+    """Says each line once in a row on standard error."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def say(self, line: str) -> None:
+        if line != self._last:
+            click.echo(line, err=True)
+        self._last = line
