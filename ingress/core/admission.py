@@ -1,0 +1,386 @@
+"""The rows of one replica, by partition: binding them to windows, cutting them into records, installing snapshots.
+
+Pure and drivable without I/O: `Registry.bind` makes the rows of a request, `cut` hands out what a record has to carry,
+`install` takes what the meter says. Laws (tests/property/test_admission_*.py):
+
+* A reservation's gauge falls only in the record that carries its terminal event, or in a later one; else a snapshot
+  could show room that nobody has.
+* Snapshots of a partition are installed in order and whole; one that is missing is noticed, and nothing is
+  acknowledged until a full one came.
+* A changed share is in force before the next admission: it raises the shard's generation, which every plan compares.
+
+Knows no Kafka, no policy document, no clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from ingress.core.blocks import Blocks
+from ingress.core.rows import Ceiling, Row
+from schemas.codec import encode_rows
+from schemas.quota import NO_WEIGHT, Member, RowState, Snapshot, Weight
+from schemas.usage import Gauge
+from schemas.windows import Period, Window, window_at
+
+if TYPE_CHECKING:
+    from ingress.core.plan import Hold
+
+NEVER_MS = 1 << 62
+BLOCKED = -1
+"""A generation that no shard has."""
+MINUTE_S = 60
+GRACE_S = 120
+"""Rows are kept for this long after their window: a minute row serves as the previous one, late events settle."""
+MAX_GAUGES_PER_RECORD = 4_000
+MAX_PUBLISHERS = 8
+
+
+class RowSpec(msgspec.Struct, frozen=True):
+    """One row of a plan, still without its window."""
+
+    ceiling: Ceiling
+    prefix: str
+    """Row key up to the window."""
+    scope: str
+    block_key: str
+    """`rule/scope`"""
+    period: Period
+    zone: str
+
+    @property
+    def slides(self) -> bool:
+        """Whether it counts over a sliding minute."""
+        return self.period is Period.MINUTE
+
+
+class Binding:
+    """The rows of a plan in their present windows, by measure."""
+
+    __slots__ = (
+        "all", "costs", "encoded", "generation", "header_ms", "requests", "tokens", "touched", "until_ms",
+    )  # fmt: skip
+
+    def __init__(self, rows: list[Row], until_ms: int, generation: int) -> None:
+        """Bind `rows`, which are all in windows that last until `until_ms`."""
+        self.all = tuple(rows)
+        self.requests = tuple(row for row in rows if row.ceiling.measure == "requests")
+        self.tokens = tuple(row for row in rows if row.ceiling.measure == "tokens")
+        self.costs = tuple(row for row in rows if row.ceiling.measure == "cost")
+        self.encoded = encode_rows([row.key for row in rows])
+        self.until_ms = until_ms
+        """End of the window that ends first."""
+        self.generation = generation
+        """Of the shard when the rooms were recomputed; `BLOCKED` while there is a block to look at."""
+        self.touched = False
+        self.header_ms = 0
+
+
+class Installed(NamedTuple):
+    """What came of a snapshot."""
+
+    is_installed: bool = False
+    """False for a part of one, an old one, or one that is of no use before a full one came."""
+    ack_is_due: bool = False
+    """It carried rows or changed shares: the meter waits for the acknowledgement."""
+    is_evicted: bool = False
+    """This replica had joined and is no member any more: it needs a new epoch."""
+    is_lost: bool = False
+    """Snapshots before this one are missing: a new epoch brings a full one."""
+
+
+class Shard:
+    """What this replica knows of one partition."""
+
+    __slots__ = (
+        "expiries", "fence", "fence_at_ms", "generation", "hw", "installed_ms", "is_synced", "joined_at",
+        "known", "members", "numbers", "partition", "parts", "rows", "settled", "settling", "touched", "weight",
+    )  # fmt: skip
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.generation = 0
+        """Rises whenever rooms have to be recomputed before their next use."""
+        self.weight: Weight = NO_WEIGHT
+        self.hw = 0
+        self.fence = 0
+        """Of the last installed snapshot: what records acknowledge."""
+        self.installed_ms = 0
+        """When it was installed."""
+        self.is_synced = False
+        """Whether a full snapshot and every one since was installed."""
+        self.fence_at_ms = NEVER_MS
+        """From then on nothing is admitted unless the broker has acknowledged something newer."""
+        self.joined_at: int | None = None
+        """Offset of the record that this epoch joined with, once it is known."""
+        self.members: list[Member] = []
+        self.rows: dict[str, Row] = {}
+        self.known: dict[str, RowState] = {}
+        """Rows that snapshots mentioned and no plan here has used."""
+        self.expiries: dict[int, list[str]] = {}
+        self.touched: list[Binding] = []
+        self.settling: list[Hold] = []
+        """Settled; their events are not on the log yet."""
+        self.settled: deque[tuple[int, list[Hold]]] = deque()
+        """Settled, with the number of the event up to which a record has to reach to end them."""
+        self.numbers: dict[str, int] = {}
+        self.parts: list[Snapshot] = []
+
+    def staleness_ms(self, now_ms: int) -> int:
+        """Return how long ago the last snapshot was installed; -1 if there was none."""
+        return max(0, now_ms - self.installed_ms) if self.installed_ms else -1
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this replica has a share here and everything that belongs to it."""
+        return self.is_synced and self.weight.num > 0
+
+
+class Registry:
+    """All rows of this replica. They outlive policies: a new one only changes their ceilings."""
+
+    def __init__(self, partitions: int) -> None:
+        self.shards = [Shard(partition) for partition in range(partitions)]
+        self.blocks = Blocks()
+        self._ceilings: dict[tuple[str, str], Ceiling] = {}
+        self._windows: dict[tuple[Period, str], tuple[Window, str, str]] = {}
+
+    # ----------------------------------------------------------------------------------------------------- rules
+
+    def set_ceilings(self, limits: Iterable[tuple[str, str, int]]) -> None:
+        """Take (rule, measure, limit) of the policy in force; rows of rules that are gone keep what they had."""
+        for rule, measure, limit in limits:
+            self.ceiling(rule, measure).limit = limit
+        self.changed()
+
+    def ceiling(self, rule: str, measure: str) -> Ceiling:
+        """Return the ceiling of a rule's measure; made with limit 0 if it is new."""
+        found = self._ceilings.get((rule, measure))
+        if found is None:
+            found = self._ceilings[rule, measure] = Ceiling(rule, measure, 0)
+        return found
+
+    def changed(self) -> None:
+        """Make every plan look again at ceilings and blocks before its next admission."""
+        for shard in self.shards:
+            shard.generation += 1
+
+    # -------------------------------------------------------------------------------------------------- binding
+
+    def bind(self, shard: Shard, specs: tuple[RowSpec, ...], now_ms: int) -> Binding:
+        """Return the rows of `specs` in the windows that hold `now_ms`."""
+        now_s = now_ms // 1000
+        rows = []
+        until_s = NEVER_MS
+        for spec in specs:
+            window, text, previous = self._window(spec.period, spec.zone, now_s)
+            row = self._row(shard, spec, text, window.end)
+            if spec.slides and row.prev is None:
+                prev = self._row(shard, spec, previous, window.start)
+                prev.prev = None
+                prev.next, row.prev = row, prev
+            rows.append(row)
+            until_s = min(until_s, window.end)
+        binding = Binding(rows, until_s * 1000 if specs else NEVER_MS, shard.generation)
+        self.refresh(binding, shard, specs, now_ms)
+        return binding
+
+    def refresh(self, binding: Binding, shard: Shard, specs: tuple[RowSpec, ...], now_ms: int) -> None:
+        """Recompute the rooms of `binding` and look for blocks."""
+        for row in binding.all:
+            row.recompute(now_ms)
+        blocks = self.blocks
+        blocked = bool(len(blocks)) and any(blocks.find(spec.block_key, now_ms) for spec in specs)
+        binding.generation = BLOCKED if blocked else shard.generation
+
+    def _window(self, period: Period, zone: str, now_s: int) -> tuple[Window, str, str]:
+        found = self._windows.get((period, zone))
+        if found is None or not found[0].start <= now_s < found[0].end:
+            window = window_at(period, zone, now_s)
+            before = str(Window(period.value, window.start - MINUTE_S, window.start)) if period is Period.MINUTE else ""
+            found = self._windows[period, zone] = (window, str(window), before)
+        return found
+
+    def _row(self, shard: Shard, spec: RowSpec, window_text: str, end_s: int) -> Row:
+        key = spec.prefix + window_text
+        row = shard.rows.get(key)
+        if row is None:
+            row = shard.rows[key] = Row(key, spec.scope, spec.ceiling, shard, end_s)
+            state = shard.known.pop(key, None)
+            if state is None:
+                shard.expiries.setdefault((end_s + GRACE_S) // MINUTE_S, []).append(key)
+            else:
+                row.total, row.low = state.settled + state.inflight, state.low
+        return row
+
+    def sweep(self, now_ms: int) -> None:
+        """Drop rows whose windows are long over and in which nothing is in flight."""
+        minute = now_ms // 1000 // MINUTE_S
+        for shard in self.shards:
+            for due in [due for due in shard.expiries if due < minute]:
+                for key in shard.expiries.pop(due):
+                    row = shard.rows.get(key)
+                    if row is None:
+                        shard.known.pop(key, None)
+                    elif row.inflight:
+                        shard.expiries.setdefault(minute + 1, []).append(key)
+                    else:
+                        del shard.rows[key]
+                        if row.next is not None:
+                            row.next.prev = None
+
+    # -------------------------------------------------------------------------------------------------- records
+
+    def journalled(self, partition: int, number: int) -> None:
+        """Note that the events of everything settled so far are on the log, up to event `number` of the partition."""
+        shard = self.shards[partition]
+        if shard.settling:
+            shard.settled.append((number, shard.settling))
+            shard.settling = []
+
+    def cut(self, partition: int, seq: int, through: int | None = None) -> list[Gauge]:
+        """Return the gauges that record `seq` has to carry; what they leave out follows in the next record.
+
+        Args:
+            partition: of the record.
+            seq: of the record, within this epoch.
+            through: the number of the last event that this and earlier records carry; None for all of them.
+        """
+        shard = self.shards[partition]
+        if through is None:
+            self.journalled(partition, 0)
+        settled = shard.settled
+        while settled and (through is None or settled[0][0] <= through):
+            for hold in settled.popleft()[1]:
+                hold.end()
+        gauges: list[Gauge] = []
+        touched, shard.touched = shard.touched, []
+        for index, binding in enumerate(touched):
+            if len(gauges) >= MAX_GAUGES_PER_RECORD:
+                shard.touched = touched[index:]
+                break
+            binding.touched = False
+            gauges += [Gauge(row.key, row.cut(seq)) for row in binding.all if row.seq != seq]
+        return gauges
+
+    # ------------------------------------------------------------------------------------------------ snapshots
+
+    def install(self, snapshot: Snapshot, instance: str, epoch: int, now_ms: int) -> Installed:
+        """Install a snapshot, or a part of one, as replica `instance` in `epoch`."""
+        shard = self.shards[snapshot.partition]
+        rows = _collected(shard, snapshot)
+        if rows is None:
+            return Installed()
+        was_synced, follows = shard.is_synced, _follows(shard, snapshot)
+        if snapshot.fence < shard.fence:
+            return Installed()
+        shard.is_synced = snapshot.full or (was_synced and follows)
+        if not shard.is_synced:
+            return Installed(is_lost=was_synced)
+        mine = next((m for m in snapshot.members if m.epoch == epoch and m.instance == instance), None)
+        changed = _shares_changed(shard.members, snapshot.members)
+        shard.members = snapshot.members
+        shard.fence, shard.installed_ms = snapshot.fence, now_ms
+        shard.hw = hw = 0 if mine is None else mine.hw
+        weight = NO_WEIGHT if mine is None else mine.weight
+        if weight != shard.weight:
+            shard.weight = weight
+            shard.generation += 1
+        if snapshot.full:
+            self._install_all(shard, rows, hw, now_ms)
+        else:
+            self._install_some(shard, rows, hw, now_ms)
+        evicted = mine is None and shard.joined_at is not None and snapshot.fence > shard.joined_at
+        return Installed(True, changed or bool(rows) or snapshot.full, evicted)
+
+    def _install_some(self, shard: Shard, states: list[RowState], hw: int, now_ms: int) -> None:
+        rows, known = shard.rows, shard.known
+        for state in states:
+            row = rows.get(state.row)
+            if row is not None:
+                row.confirm(state.settled + state.inflight, state.low, hw, now_ms)
+            elif state.row in known:
+                known[state.row] = state
+            else:
+                self._learn(shard, state, now_ms)
+
+    def _install_all(self, shard: Shard, states: list[RowState], hw: int, now_ms: int) -> None:
+        mentioned = {state.row for state in states}
+        for key in [key for key in shard.known if key not in mentioned]:
+            del shard.known[key]
+        for row in list(shard.rows.values()):
+            if row.key not in mentioned:
+                row.confirm(0, 0, hw, now_ms)
+        self._install_some(shard, states, hw, now_ms)
+
+    def _learn(self, shard: Shard, state: RowState, now_ms: int) -> None:
+        start, _, length = state.row.rpartition("@")[2].partition("+")
+        due = (int(start) + int(length) + GRACE_S) // MINUTE_S
+        if due >= now_ms // 1000 // MINUTE_S:
+            shard.known[state.row] = state
+            shard.expiries.setdefault(due, []).append(state.row)
+
+    # ------------------------------------------------------------------------------------------------- the epoch
+
+    def attach(self, partition: int, until_ms: int) -> None:
+        """Allow admissions until `until_ms`: the broker has acknowledged a record of this replica."""
+        self.shards[partition].fence_at_ms = until_ms
+
+    def joined(self, partition: int, offset: int) -> None:
+        """Note where the log has the first record of this epoch."""
+        self.shards[partition].joined_at = offset
+
+    def rejoin(self, partition: int) -> None:
+        """Begin a new epoch: no share until the meter gives one; everything in flight is carried by its records."""
+        shard = self.shards[partition]
+        shard.weight, shard.hw, shard.joined_at, shard.is_synced = NO_WEIGHT, 0, None, False
+        shard.generation += 1
+        for row in shard.rows.values():
+            row.rejoin()
+        held = [row for row in shard.rows.values() if row.inflight]
+        if held:
+            shard.touched.append(Binding(held, NEVER_MS, shard.generation))
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this replica has a share in every partition."""
+        return all(shard.is_member for shard in self.shards)
+
+
+def _collected(shard: Shard, snapshot: Snapshot) -> list[RowState] | None:
+    """Return the rows of a whole snapshot, or None until its last part is here."""
+    if snapshot.chunks == 1:
+        shard.parts.clear()
+        return snapshot.rows
+    parts = shard.parts
+    if parts and (parts[0].publisher, parts[0].number) != (snapshot.publisher, snapshot.number):
+        parts.clear()
+    if all(part.chunk != snapshot.chunk for part in parts):
+        parts.append(snapshot)
+    if len(parts) < snapshot.chunks:
+        return None
+    rows = [state for part in parts for state in part.rows]
+    parts.clear()
+    return rows
+
+
+def _follows(shard: Shard, snapshot: Snapshot) -> bool:
+    """Note the snapshot's number, and tell whether it is its publisher's next."""
+    numbers = shard.numbers
+    last = numbers.pop(snapshot.publisher, None)
+    numbers[snapshot.publisher] = snapshot.number if last is None else max(last, snapshot.number)
+    if len(numbers) > MAX_PUBLISHERS:
+        del numbers[next(iter(numbers))]
+    return last is not None and snapshot.number <= last + 1
+
+
+def _shares_changed(old: list[Member], new: list[Member]) -> bool:
+    if len(old) != len(new):
+        return True
+    return any(
+        a.instance != b.instance or a.epoch != b.epoch or a.weight != b.weight for a, b in zip(old, new, strict=True)
+    )

@@ -1,0 +1,234 @@
+"""The one resolver: secret → key, and (key, model, operation) → plan, compiled from one policy version.
+
+What is enforced, charged, logged and alerted all comes from the plan made here, so it is the same principal and the
+same served model. A new policy is a new `Resolver`; keys change in place, and only the changed key's plans go.
+Knows no HTTP beyond the status of a refusal, no Kafka, no clock.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+
+import msgspec
+
+from ingress.core.admission import Registry, RowSpec
+from ingress.core.keyring import Keyring, hash_of
+from ingress.core.plan import Plan
+from schemas.codec import encode_attribution
+from schemas.ids import secret_hash, shard_of
+from schemas.keys import VirtualKey
+from schemas.money import Price, Rates
+from schemas.policy import KeyEntry, Limit, Model, Policy, PriceOverride, attributes_of
+from schemas.rows import Measure, scope_text
+from schemas.usage import Attribution
+from schemas.windows import Period
+
+MAX_PLANS = 65_536
+OPERATIONS: Mapping[str, tuple[str, ...]] = {
+    "openai": ("chat.completions", "embeddings"),
+    "anthropic": ("messages",),
+}
+"""What each provider protocol has."""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """Why a request cannot be served whatever its limits are. A value, not an exception."""
+
+    reason: str
+    """`unknown_key`, `key_revoked`, `key_expired`, `unknown_org`, `unknown_model`, `model_not_allowed`,
+    `wrong_operation`."""
+    status: int
+    message: str
+    """What is wrong with which value, and the remedy; for the client."""
+
+
+_UNKNOWN_KEY = Refused(
+    "unknown_key", 401, "This virtual key is not known here. Check it, or ask your platform team for a key."
+)
+
+
+class Resolver:
+    """One policy version, compiled. `keyring` and `registry` outlive it."""
+
+    def __init__(
+        self, policy: Policy, version: int, prices: Mapping[str, Price], keyring: Keyring, registry: Registry
+    ) -> None:
+        """Compile `policy`; rows of rules that it shares with the policy before keep their counts.
+
+        Args:
+            policy: the document.
+            version: of the policy record.
+            prices: by name under `models`; a model without a price is left out.
+            keyring: keys of the `keys` topic.
+            registry: the rows of this replica. `activate` makes their ceilings those of this policy.
+        """
+        self.policy = policy
+        self.policy_version = version
+        self.max_body_bytes = policy.max_body_bytes
+        self.unpriced: Price = _reserve_price(policy.unpriced_reserve)
+        self._prices = dict(prices)
+        self._keyring = keyring
+        self._registry = registry
+        self._listed = {hash_of(entry.hash): _listed_key(entry) for entry in policy.keys}
+        self._plans: dict[str, dict[tuple[str, str], Plan]] = {}
+        self._plan_count = 0
+
+    def activate(self) -> None:
+        """Make this policy's ceilings those of all rows; call it in the step that puts the resolver into use."""
+        self._registry.set_ceilings(
+            [(rule.name, measure.value, limit) for rule in self.policy.limits for measure, limit in rule.ceilings()]
+            + [(rule.name, Measure.COST.value, rule.amount) for rule in self.policy.budgets]
+        )
+
+    def forget_key(self, key_id: str) -> None:
+        """Drop the plans of a key that changed."""
+        self._plan_count -= len(self._plans.pop(key_id, ()))
+
+    # ------------------------------------------------------------------------------------------------------ keys
+
+    def authenticate(self, secret: bytes, now_ms: int) -> VirtualKey | Refused:
+        """Return the key whose secret this is, if it may be used at `now_ms`."""
+        digest = secret_hash(secret)
+        key = self._keyring.by_hash.get(digest)
+        if key is None or key.source != "issued":
+            listed = self._listed.get(digest)
+            if listed is None:
+                return _UNKNOWN_KEY
+            # A key of the document is what the document says, but it may have been revoked since.
+            if key is None or key.revoked_ms is None:
+                key = listed
+        if key.revoked_ms is not None:
+            return Refused("key_revoked", 401, f"The virtual key {key.id!r} was revoked. Use another key.")
+        if key.expires_ms is not None and now_ms >= key.expires_ms:
+            return Refused("key_expired", 401, f"The virtual key {key.id!r} has expired. Ask for a new key.")
+        if key.org not in self.policy.orgs:
+            told = f"The organisation {key.org!r} of the virtual key {key.id!r} is not in the policy any more."
+            return Refused("unknown_org", 403, f"{told} Add it, or use a key of another organisation.")
+        return key
+
+    def models(self, key: VirtualKey) -> list[tuple[str, Model]]:
+        """Return (name that clients send, model) of what `key` may use, in the document's order."""
+        return [(name, model) for name, model in self.policy.models.items() if _allows(key, _served(name, model))]
+
+    # ----------------------------------------------------------------------------------------------------- plans
+
+    def plan(self, key: VirtualKey, model: str, operation: str) -> Plan | Refused:
+        """Return the plan of a request with `key` for `model` as the client spells it; plans are kept."""
+        plans = self._plans.get(key.id)
+        if plans is not None:
+            found = plans.get((model, operation))
+            if found is not None:
+                return found
+        plan = self._compile(key, model, operation)
+        if isinstance(plan, Plan):
+            self._keep(plan, key.id, (model, operation))
+        return plan
+
+    def _keep(self, plan: Plan, key_id: str, name: tuple[str, str]) -> None:
+        while self._plan_count >= MAX_PLANS:
+            self.forget_key(next(iter(self._plans)))
+        self._plans.setdefault(key_id, {})[name] = plan
+        self._plan_count += 1
+
+    def _compile(self, key: VirtualKey, model: str, operation: str) -> Plan | Refused:
+        policy = self.policy
+        entry = policy.models.get(model)
+        if entry is None:
+            shown = ", ".join(name for name, _ in self.models(key)[:10]) or "none"
+            told = f"The model {model[:128]!r} is not served here. This key may use: {shown}."
+            return Refused("unknown_model", 404, told)
+        served = _served(model, entry)
+        if not _allows(key, served):
+            told = f"The virtual key {key.id!r} may not use the model {served!r}, only {', '.join(key.models)}."
+            return Refused("model_not_allowed", 403, told)
+        provider = policy.providers[entry.provider]
+        offered = OPERATIONS[provider.protocol] if entry.operations is None else entry.operations
+        if operation not in offered or operation not in OPERATIONS[provider.protocol]:
+            told = f"The model {model!r} does not serve {operation}, only {', '.join(offered)}."
+            return Refused("wrong_operation", 400, told)
+        return self._plan(key, model, entry, operation)
+
+    def _plan(self, key: VirtualKey, model: str, entry: Model, operation: str) -> Plan:
+        served, price = _served(model, entry), self._prices.get(model)
+        tags = {**self.policy.orgs[key.org].tags, **key.tags}
+        attributes = attributes_of(
+            org=key.org, project=key.project, team=key.team, user=key.user, key=key.id, model=served,
+            provider=entry.provider, route=operation, tags=tags,
+        )  # fmt: skip
+        attribution = Attribution(
+            key.org, key.project, key.team, key.user, key.id, entry.provider, served, model, tags,
+            self.policy_version, "" if price is None else price.version,
+        )  # fmt: skip
+        return Plan(
+            key=key,
+            partition=shard_of(key.org, len(self._registry.shards)),
+            provider=entry.provider,
+            provider_config=self.policy.providers[entry.provider],
+            model=served,
+            model_requested=model,
+            price=price,
+            reserve_price=self.unpriced if price is None else price,
+            max_output_tokens=entry.max_output_tokens,
+            attribution=encode_attribution(attribution),
+            registry=self._registry,
+            specs=self._specs(attributes),
+        )
+
+    def _specs(self, attributes: Mapping[str, str]) -> tuple[RowSpec, ...]:
+        """Return a row for every measure of every rule that matches."""
+        specs = []
+        for rule in self.policy.rules():
+            if not rule.matches(attributes):
+                continue
+            scope = scope_text(rule.scope(attributes))
+            if isinstance(rule, Limit):
+                measures = [(measure, Period.MINUTE, "UTC") for measure, _ in rule.ceilings()]
+            else:
+                measures = [(Measure.COST, rule.period, rule.timezone)]
+            for measure, period, zone in measures:
+                ceiling = self._registry.ceiling(rule.name, measure.value)
+                prefix = f"{rule.name}/{measure.value}/{scope}/"
+                specs.append(RowSpec(ceiling, prefix, scope, f"{rule.name}/{scope}", period, zone))
+        return tuple(specs)
+
+
+def _served(name: str, model: Model) -> str:
+    return model.upstream or name
+
+
+def _allows(key: VirtualKey, served: str) -> bool:
+    return any(fnmatch.fnmatchcase(served, glob) for glob in key.models)
+
+
+def _listed_key(entry: KeyEntry) -> VirtualKey:
+    return VirtualKey(
+        id=entry.id,
+        hash=entry.hash,
+        org=entry.org,
+        project=entry.project,
+        team=entry.team,
+        user=entry.user,
+        name=entry.name,
+        models=entry.models,
+        tags=entry.tags,
+        expires_ms=None if entry.expires is None else int(entry.expires.timestamp() * 1000),
+        source="policy",
+    )
+
+
+def _reserve_price(override: PriceOverride) -> Price:
+    """Return what unpriced models are held at; a class that is left out costs what its plainer class costs."""
+    cache_write = override.input if override.cache_write is None else override.cache_write
+    rates = Rates(
+        min_input_tokens=0,
+        input=override.input,
+        cache_read=override.input if override.cache_read is None else override.cache_read,
+        cache_write=cache_write,
+        cache_write_1h=cache_write if override.cache_write_1h is None else override.cache_write_1h,
+        output=override.output,
+        reasoning=override.output if override.reasoning is None else override.reasoning,
+        audio_input=override.input if override.audio_input is None else override.audio_input,
+        audio_output=override.output if override.audio_output is None else override.audio_output,
+    )
+    return Price("unpriced_reserve", "", (rates,), override.request)
