@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +17,7 @@ from deploy.cli.__main__ import COMMANDS, cli
 from deploy.supervisor.bootstrap import example_policy
 from deploy.supervisor.files import StateDir
 from schemas import published as numbers
-
-
-@dataclass
-class FakeService:
-    """A service that answers as it is told and remembers what it was asked."""
-
-    answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
-    """By method and path."""
-    asked: list[tuple[str, str, Any, str]] = field(default_factory=list)
-    url: str = ""
-
-
-@pytest.fixture
-def service() -> Iterator[FakeService]:
-    """Yield a service on a port of its own."""
-    fake = FakeService()
-
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            length = int(self.headers.get("content-length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
-            fake.asked.append((self.command, self.path, body, self.headers.get("authorization", "")))
-            status, value = fake.answers.get(f"{self.command} {self.path.partition('?')[0]}", (404, None))
-            data = json.dumps(value if value is not None else {"error": {"message": "no such thing"}}).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = do_DELETE = _answer
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Stay quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    fake.url = f"http://127.0.0.1:{server.server_port}"
-    yield fake
-    server.shutdown()
-    thread.join()
-    server.server_close()
+from tests.fixtures.fake_service import FakeService
 
 
 @dataclass

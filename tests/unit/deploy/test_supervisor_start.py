@@ -1,0 +1,158 @@
+"""What a start decides: which policy, which key, when a process is ready, and when to give up."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.api import Api
+from deploy.supervisor import banner, bootstrap, ready
+from deploy.supervisor.child import Spec
+from deploy.supervisor.files import StateDir
+from deploy.supervisor.progress import LineWriter
+from deploy.supervisor.supervisor import Supervisor
+from schemas.errors import ConfigError, TransportError
+from schemas.policy_file import load_policy
+from tests.fixtures.fake_service import FakeService
+
+IN_FORCE = {"version": 4, "document": "x: 1\n"}
+
+
+def test_the_example_is_valid_priced_and_simulated() -> None:
+    """The bundled example needs no account and names a model for the examples to paste."""
+    policy = load_policy(bootstrap.example_policy())
+    assert bootstrap.uses_simulator(bootstrap.example_policy())
+    assert banner.chat_model(policy) == "gpt-4o-mini"
+    assert bootstrap.first_owner(policy) == {"org": "acme", "project": "chat", "team": "search", "user": "ada"}
+    assert {provider.protocol for provider in policy.providers.values()} == {"openai", "anthropic"}
+
+
+def test_one_edit_names_a_real_provider() -> None:
+    """Taking the comment signs off is all that it takes."""
+    text = bootstrap.example_policy()
+    text = text.replace("    base_url: simulated\n", "", 1).replace(
+        "    # base_url: https://api.openai", "    base_url: https://api.openai"
+    )
+    text = text.replace("    # credential: env:OPENAI", "    credential: env:OPENAI")
+    provider = load_policy(text).providers["openai"]
+    assert (provider.base_url, provider.credential) == ("https://api.openai.com/v1", "env:OPENAI_API_KEY")
+
+
+def test_a_first_start_applies_the_example(service: FakeService) -> None:
+    """Nothing in force and nothing given: the example."""
+    service.answers["POST /v1/policy"] = (200, {"version": 1})
+    with Api("enforcer", service.url) as api, pytest.raises(ConfigError):  # this service never has it in force
+        bootstrap.ensure_policy(api, None, "example policy")
+    assert [(method, body and body["document"]) for method, _, body, _ in service.asked] == [
+        ("GET", None), ("POST", bootstrap.example_policy()), ("GET", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "applied"), [(None, False), ("x: 1\n", False), ("x: 2\n", True)])
+def test_what_is_in_force_stays_unless_another_is_given(service: FakeService, given: str | None, applied: bool) -> None:
+    """A later start applies a given document only if it differs."""
+    service.answers["GET /v1/policy"] = (200, IN_FORCE)
+    service.answers["POST /v1/policy"] = (200, {"version": 5})
+    with Api("enforcer", service.url) as api:
+        assert bootstrap.ensure_policy(api, given, "policy.yaml") == (IN_FORCE, applied)
+    assert [body["document"] for method, _, body, _ in service.asked if method == "POST"] == (
+        [given] if applied else []
+    )
+
+
+def test_a_refused_policy_names_its_file(service: FakeService) -> None:
+    """The service knows a document, the person a file."""
+    service.answers["GET /v1/policy"] = (200, IN_FORCE)
+    service.answers["POST /v1/policy"] = (422, {"error": {"message": "no", "problems": ["models.x.price: 1: wrong"]}})
+    with Api("enforcer", service.url) as api, pytest.raises(ConfigError, match=r"^policy\.yaml: models\.x\.price"):
+        bootstrap.ensure_policy(api, "x: 2\n", "policy.yaml")
+
+
+def test_the_demo_key_is_made_once_and_kept(service: FakeService, tmp_path: Path) -> None:
+    """A later start prints the same secret; it is for the owner's eyes alone."""
+    service.answers["GET /v1/keys"] = (200, [])
+    service.answers["POST /v1/keys"] = (200, {"key": {"id": "key_1"}, "secret": "tw-demo"})
+    state, document = StateDir(tmp_path), bootstrap.example_policy()
+    with Api("enforcer", service.url) as api:
+        assert bootstrap.ensure_key(api, state, document) == "tw-demo"
+        assert (tmp_path / "demo-key.json").stat().st_mode & 0o777 == 0o600
+        service.answers["GET /v1/keys"] = (200, [{"id": "key_1"}])
+        del service.answers["POST /v1/keys"]
+        assert bootstrap.ensure_key(api, state, document) == "tw-demo"
+        service.answers["GET /v1/keys"] = (200, [{"id": "key_1", "revoked_ms": 5}])
+        assert bootstrap.ensure_key(api, state, document) is None, "a revoked key is not made anew behind one's back"
+
+
+def test_the_banner_can_be_pasted(tmp_path: Path) -> None:
+    """Addresses, key, curl and SDK examples; a simulated provider is said to be one."""
+    answer = {"ingress": ["http://127.0.0.1:8700"], "api": "a", "history": "h", "broker": "b", "state": str(tmp_path),
+              "key": "tw-demo", "ready_s": 4.2}  # fmt: skip
+    text = banner.ready_text(answer, True, "gpt-4o-mini", 1)
+    assert "curl -s http://127.0.0.1:8700/v1/chat/completions -H 'Authorization: Bearer tw-demo'" in text
+    code = "\n".join(
+        line[2:]
+        for line in text.splitlines()
+        if line.startswith(("  from openai", "  client", "  messages", "  print"))
+    )
+    compile(code, "example", "exec")
+    body = text.partition("-d '")[2].partition("'")[0]
+    assert json.loads(body)["model"] == "gpt-4o-mini"
+    assert "simulated" in text
+    assert "simulated" not in banner.ready_text({**answer, "key": None}, False, None, 1)
+
+
+def test_lines_of_a_download_are_passed_on_whole() -> None:
+    """Whatever pieces a writer sends, lines come out."""
+
+    class FakeProgress:
+        lines: list[str] = []  # noqa: RUF012 - one instance
+
+        def say(self, line: str) -> None:
+            self.lines.append(line)
+
+        def waiting(self, what: str) -> None:
+            raise AssertionError(what)
+
+    progress = FakeProgress()
+    print("one\ntw", "o", sep="", file=LineWriter(progress))
+    assert progress.lines == ["one", "two"]
+
+
+async def _never() -> ready.Answer:
+    return False, "tables"
+
+
+async def test_a_wrong_configuration_ends_a_start_at_once(tmp_path: Path) -> None:
+    """Exit code 2 of a process is bad input of the deployment, with the process's own words."""
+    with pytest.raises(ConfigError, match="meter: kafka: wrong"):
+        await _start(tmp_path, "import sys; print('kafka: wrong', flush=True); sys.exit(2)")
+
+
+async def test_a_process_that_keeps_dying_ends_a_start(tmp_path: Path) -> None:
+    """Nobody waits for two minutes for what never works."""
+    with pytest.raises(TransportError, match=r"meter died 3 times while starting; its log is .*meter\.log"):
+        await _start(tmp_path, "raise SystemExit(1)")
+
+
+async def test_a_process_that_never_gets_ready_is_named_with_what_it_lacks(tmp_path: Path) -> None:
+    """The deadline names role, reason and log."""
+    with pytest.raises(TransportError, match=r"meter is not ready after 0\.2 s \(tables\)"):
+        await _start(tmp_path, "import time; time.sleep(600)", deadline_s=0.2)
+
+
+async def _start(place: Path, program: str, deadline_s: float = 60) -> None:
+    import asyncio
+
+    supervisor = Supervisor(place, lambda line: None, lambda: None)
+    force = asyncio.Event()
+    force.set()
+    spec = Spec("meter", (sys.executable, "-c", program), dict(os.environ), place / "meter.log", 5.0)
+    try:
+        child = await supervisor.start(spec)
+        await ready.until_ready(child, _never, lambda role, missing: None, deadline_s)
+    finally:
+        await supervisor.stop(force)
