@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from deploy.api import Api
 from deploy.cli import output, published
 from deploy.cli.deployment import Deployment, options
 from deploy.cli.examples import examples
+from deploy.supervisor.record import version
 from schemas.errors import TollwayError
 
 PROBE_TIMEOUT_S = 3.0
@@ -89,12 +89,8 @@ def _part(status: Any, *names: str) -> Any:
 
 
 def _versions(deployment: Deployment, control: Any, stored: Any) -> dict[str, Any]:
-    try:
-        tollway = metadata.version("tollway")
-    except metadata.PackageNotFoundError:
-        tollway = "source"
     return {
-        "tollway": tollway,
+        "tollway": version(),
         "python": platform.python_version(),
         "kafka": _kafka_version() if "broker" in deployment.run.get("pids", {}) else "own broker",
         "engine": _part(stored, "engine", "engine_version", "version"),

@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
-import site
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -27,6 +23,7 @@ from deploy.supervisor import banner, bootstrap, plan, ports, ready
 from deploy.supervisor.child import Child
 from deploy.supervisor.files import StateDir
 from deploy.supervisor.progress import LineWriter, Progress
+from deploy.supervisor.record import package_path, run_record
 from deploy.supervisor.spawn import kill_leftovers
 from deploy.supervisor.supervisor import Supervisor
 from schemas.connection import KafkaConnection
@@ -132,7 +129,7 @@ class Up:
         )
         return plan.Layout(
             state=state, kafka=kafka, clickhouse=options.clickhouse, ports=chosen, host=options.host,
-            token=state.admin_token(), python=sys.executable, package_path=_package_path(),
+            token=state.admin_token(), python=sys.executable, package_path=package_path(),
             environment=options.environment,
         )  # fmt: skip
 
@@ -267,26 +264,9 @@ class Up:
 
     def _remember(self) -> None:
         """Write what other commands find the deployment by."""
-        layout = self._layout
-        pids = self._supervisor.pids
-        self._state.write(
-            self._state.run_file.name,
-            {
-                **self._ready,
-                "version": metadata.version("tollway") if _installed() else "source",
-                "supervisor": os.getpid(),
-                "ready": "ready_s" in self._ready and not self._stop.is_set(),
-                "token": layout.token,
-                "api": layout.url("enforcer"),
-                "history": layout.url("history"),
-                "ingress": [layout.url(role) for role in layout.replicas],
-                "broker": layout.kafka.bootstrap,
-                "state": str(self._state.root),
-                "urls": {role: layout.url(role) for role in layout.ports if role != "broker"},
-                "simulated": self._simulated,
-                "pids": pids,
-            },
-        )
+        is_ready = "ready_s" in self._ready and not self._stop.is_set()
+        record = run_record(self._layout, self._ready, self._supervisor.pids, is_ready, self._simulated)
+        self._state.write(self._state.run_file.name, record)
 
 
 def _first_fault(fault: BaseException) -> BaseException:
@@ -311,16 +291,3 @@ async def _until_free(chosen: Mapping[str, int]) -> None:
         if time.monotonic() > deadline:
             raise ConfigError(problems)
         await asyncio.sleep(0.05)
-
-
-def _package_path() -> str:
-    """Return the directory that holds our packages if it is not one that every process looks into."""
-    root = Path(__file__).resolve().parents[2]
-    installed = {Path(path).resolve() for path in [sysconfig.get_path("purelib"), *site.getsitepackages()]}
-    return "" if root in installed else str(root)
-
-
-def _installed() -> bool:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return bool(metadata.version("tollway"))
-    return False
