@@ -114,11 +114,11 @@ class MeteredProtocol(HttpToolsProtocol):
         is_http_1_1 = self.parser.get_http_version() != "1.0"
         keep_alive = is_http_1_1 and self.parser.should_keep_alive()
         driver = self.receiving = Driver(self, operation, query, is_http_1_1=is_http_1_1, keep_alive=keep_alive)
-        ahead = self.cycle
+        is_behind = self._is_answering()
         self.cycle = cast(RequestResponseCycle, driver)
         self.drivers.append(driver)
         driver.take_head(self.headers)
-        if ahead is None or ahead.response_complete:
+        if not is_behind:
             driver.serve()
         else:
             self.flow.pause_reading()
@@ -196,9 +196,14 @@ class MeteredProtocol(HttpToolsProtocol):
         self.expect_100_continue = (b"expect", b"100-continue") in headers
         super().on_headers_complete()
 
+    def _is_answering(self) -> bool:
+        """Tell whether a request on this connection has not been answered yet."""
+        cycle: Any = self.cycle  # uvicorn declares what is None before the first request
+        return cycle is not None and not cycle.response_complete
+
     def _refuse_bytes(self, status: int, message: str) -> None:
         """Answer bytes that are no request, unless an answer is under way, and close."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering():
             self.transport.abort()
             return
         body = error_body("openai", status, "bad_request", message, "")

@@ -36,6 +36,7 @@ KINDS: dict[str, Kind] = {
     "unknown_key": _KEY,
     "key_revoked": _KEY,
     "key_expired": _KEY,
+    "unknown_org": Kind(_INVALID, "unknown_organization", "permission_error"),
     "unknown_model": Kind(_INVALID, "model_not_found", "not_found_error", "model"),
     "model_not_allowed": _PERMISSION,
     "wrong_operation": Kind(_INVALID, "unsupported_operation", _INVALID, "model"),

@@ -22,6 +22,7 @@ from ingress.core.errors import FAULTS, error_body, fault_message
 from ingress.core.estimate import (
     likely_input,
     likely_output,
+    missed_nanos,
     reserved_input,
     reserved_nanos,
     reserved_output,
@@ -43,6 +44,9 @@ from schemas.usage import Status, UsageSource
 
 MAX_ANSWER_BYTES = 128 * 1024 * 1024
 """The most of a whole (not streamed) answer that is kept until it is complete."""
+
+DETACHED = "This replica may not admit requests: it has lost its share of the limits, or the broker"
+"""What clients are told while the log does not take our records, or others have our share."""
 
 READING, ADMITTED, SENT, RELAYING, ENDING, DONE = range(6)
 _NOTHING, _WHOLE, _END, _CUT = range(4)
@@ -92,7 +96,7 @@ class Exchange:
         self._parts: list[bytes] | None = None
         self._answer_bytes = 0
         self._last = _NOTHING
-        self._out = self._lines = b""
+        self._out = self._lines = self._request = b""
         self.head: RequestHead = _NO_HEAD
         self.state = READING
         self.status = 0
@@ -272,16 +276,28 @@ class Exchange:
         if target.problem:
             self._refusal = Refusal(503, "no_credential", target.problem)
             return
-        input_tokens = reserved_input(body)
-        output_tokens = reserved_output(ask, plan.max_output_tokens) if operation.has_output else 0
-        nanos = reserved_nanos(plan.reserve_price, input_tokens, output_tokens, b'"cache_control"' in body)
-        hold = plan.admit(now_ms, input_tokens + output_tokens, nanos)
+        reserve = self._reserve(ask, plan, body)
+        hold = plan.admit(now_ms, *reserve)
         if isinstance(hold, Denied):
-            self._refusal = Refusal(429, hold.reason, "", hold)
+            self._refusal = Refusal(hold.status, hold.reason, "", hold)
             return
         self._hold = record.hold = hold
         self._body = body
-        self._send_admitted(ask, fields, target, record.admitted(input_tokens + output_tokens, nanos, now_ms))
+        self._send_admitted(ask, fields, target, record.admitted(reserve[0], reserve[1], now_ms))
+
+    def _reserve(self, ask: Ask, plan: Plan, body: bytes) -> tuple[int, int, int, int]:
+        """Return tokens and nano-USD to reserve, and by how much each may be missed."""
+        input_tokens, missed_input = reserved_input(body)
+        output_tokens = missed_output = 0
+        if self._operation.has_output:
+            output_tokens, missed_output = reserved_output(ask, plan.max_output_tokens)
+        price = plan.reserve_price
+        return (
+            input_tokens + output_tokens,
+            reserved_nanos(price, input_tokens, output_tokens, b'"cache_control"' in body),
+            missed_input + missed_output,
+            missed_nanos(price, missed_input, missed_output),
+        )
 
     def _send_admitted(self, ask: Ask, fields: dict[str, Any], target: Target, event: bytes) -> None:
         operation, plan = self._operation, self._plan
@@ -299,10 +315,13 @@ class Exchange:
     def _refuse(self, refusal: Refusal, now_ms: int) -> None:
         record, denied = self._record, refusal.denied
         decision: bytes | None = None
-        if denied is not None:
+        if isinstance(denied, Denied) and denied.reason == "detached":
+            refusal.message = f"{DETACHED}. Retry, or ask another replica."
+            refusal.lines += b"retry-after: %d\r\n" % max(1, denied.retry_after_s)
+        elif denied is not None:
             decision = record.decision(refusal.reason, denied, now_ms)
             refusal.lines += b"x-tollway-decision-id: %b\r\n" % id_text(record.decision_id)
-        if isinstance(denied, Denied):
+        if decision is not None and isinstance(denied, Denied):
             refusal.message = denial_message(denied, id_text(record.decision_id).decode())
             refusal.lines += retry_lines(denied)
         if self._plan is not None:

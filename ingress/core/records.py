@@ -41,8 +41,8 @@ class Record:
     """Everything about one exchange that its events hold."""
 
     __slots__ = (
-        "admitted_ms", "context", "decision_id", "event_id", "hold", "key", "model_reported", "model_requested",
-        "operation", "plan", "streamed", "ttft_ms",
+        "admitted_ms", "context", "decision_id", "duration_ms", "ending", "event_id", "hold", "key",
+        "model_reported", "model_requested", "operation", "plan", "streamed", "ttft_ms",
     )  # fmt: skip
 
     def __init__(self, event_id: bytes, operation: str, now_ms: int, context: Context) -> None:
@@ -58,6 +58,8 @@ class Record:
         self.model_requested = self.model_reported = ""
         self.streamed = False
         self.ttft_ms = -1
+        self.duration_ms = 0
+        self.ending: Ending | None = None
 
     @property
     def partition(self) -> int:
@@ -87,7 +89,8 @@ class Record:
 
     def terminal(self, ending: Ending, now_ms: int) -> bytes:
         """Return the event of the end, and count it."""
-        duration_ms = max(0, now_ms - self.admitted_ms)
+        duration_ms = self.duration_ms = max(0, now_ms - self.admitted_ms)
+        self.ending = ending
         stats = self.context.stats
         stats.end(self.operation, ending.status, ending.error)
         if self.hold is not None:

@@ -1,0 +1,53 @@
+"""Settings of the ingress: read once from the environment (`TOLLWAY_INGRESS_…`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.connection import KafkaConnection
+from schemas.published import DRAIN_S
+
+RequestLog = Literal["off", "errors", "refusals", "all"]
+
+
+class IngressSettings(BaseSettings):
+    """How an ingress replica is reached, what it reaches, and who it is."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TOLLWAY_INGRESS_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    kafka: KafkaConnection = KafkaConnection()
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65_535)
+    state_dir: Path = Path("state")
+    """Holds the write-ahead log of this replica in `ingress/<instance>`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    instance: str = Field(default="ingress-1", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """Who this replica is. Stable over restarts, and unlike that of every other replica that runs."""
+    simulated_url: str = Field(default="http://127.0.0.1:8701/v1", pattern=r"^https?://[^\s]+$")
+    """What the base URL `simulated` of a provider stands for."""
+    request_log: RequestLog = "errors"
+    """Which requests get a line in the log: none, those that failed at the provider or in here, refused ones too, or
+    all. Refusals have decision records, and a line costs more than the request that it tells of."""
+    keep_alive_s: int = Field(default=75, ge=1, le=3_600)
+    """How long a client's connection may be idle."""
+    drain_s: int = Field(default=DRAIN_S, ge=0, le=3_600)
+    """How long running requests may go on after SIGTERM."""
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("set both tls_cert_file and tls_key_file, or neither")
+        return self
+
+    @property
+    def wal_dir(self) -> Path:
+        """Return where this replica keeps its write-ahead log."""
+        return self.state_dir / "ingress" / self.instance

@@ -1,0 +1,181 @@
+"""Logs and metrics of the ingress. The catalogue below is what `/metrics` serves and what the docs list.
+
+The hot path counts into plain integers (`core.stats`); they become metrics when somebody asks.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ingress.core.exchange import Exchange
+from ingress.core.stats import DURATION_BOUNDS_MS, Spread, Stats
+from ingress.settings import RequestLog
+
+NOISY = ("aiokafka", "kafka", "uvicorn", "uvicorn.error", "asyncio")
+PREFIX = "tollway_ingress_"
+
+
+class Described(NamedTuple):
+    """One metric of the catalogue."""
+
+    name: str
+    """Without the prefix, and without the `_total` that counters get."""
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+
+REQUESTS = Described(
+    "requests", "counter", ("operation", "status", "error"), "Exchanges that ended, by how and with which reason code."
+)
+DURATION = Described("duration_seconds", "histogram", ("operation",), "From admission to the end of an exchange.")
+FIRST_BYTE = Described("first_byte_seconds", "histogram", ("operation",), "From admission to the provider's answer.")
+SOURCES = Described("usage", "counter", ("source",), "Exchanges that were sent, by where their token counts are from.")
+TOKENS = Described("tokens", "counter", (), "Tokens charged.")
+IN_FLIGHT = Described("in_flight", "gauge", (), "Exchanges that have begun and not ended.")
+BUGS = Described("bugs", "counter", (), "Requests that met a bug of Tollway's; each is logged with its traceback.")
+READY = Described("ready", "gauge", (), "1 while requests are admitted.")
+POLICY_VERSION = Described("policy_version", "gauge", (), "Version of the policy in force.")
+EPOCH = Described("epoch", "gauge", (), "Number of this replica's run.")
+STALENESS = Described("staleness_seconds", "gauge", ("partition",), "Age of the newest snapshot.")
+ROWS = Described("rows", "gauge", (), "Rows in use.")
+WAL_BYTES = Described("wal_bytes", "gauge", (), "Bytes of the write-ahead log on disk.")
+UNSENT = Described("unsent_events", "gauge", (), "Events on the write-ahead log that the broker has not acknowledged.")
+CONNECTIONS = Described("provider_connections", "gauge", ("state",), "Connections to providers.")
+WAITING = Described("provider_waiting", "gauge", (), "Requests that wait for a connection to a provider.")
+OPENED = Described("provider_connections_opened", "counter", (), "Connections to providers that were opened.")
+REUSED = Described("provider_connections_reused", "counter", (), "Requests sent on a connection that was open.")
+RETRIED = Described("provider_stale_connections", "counter", (), "Requests sent again because the first was stale.")
+
+CATALOGUE = (
+    REQUESTS, DURATION, FIRST_BYTE, SOURCES, TOKENS, IN_FLIGHT, BUGS, READY, POLICY_VERSION, EPOCH, STALENESS, ROWS,
+    WAL_BYTES, UNSENT, CONNECTIONS, WAITING, OPENED, REUSED, RETRIED,
+)  # fmt: skip
+
+Reading = tuple[Described, tuple[str, ...], float]
+"""A metric, its label values, its value."""
+
+
+def registry(stats: Stats, readings: Callable[[], Iterable[Reading]]) -> CollectorRegistry:
+    """Return a registry with the whole catalogue; `readings` are those that `stats` does not hold."""
+    found = CollectorRegistry()
+    found.register(_Ingress(stats, readings))
+    return found
+
+
+class _Ingress(Collector):
+    def __init__(self, stats: Stats, readings: Callable[[], Iterable[Reading]]) -> None:
+        self._stats = stats
+        self._readings = readings
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one family a metric of the catalogue."""
+        values: dict[str, list[tuple[tuple[str, ...], float]]] = {}
+        for described, labels, value in (*self._counted(), *self._readings()):
+            values.setdefault(described.name, []).append((labels, value))
+        for described in CATALOGUE:
+            if described.kind != "histogram":
+                kind = CounterMetricFamily if described.kind == "counter" else GaugeMetricFamily
+                family = kind(PREFIX + described.name, described.help, labels=described.labels)
+                for labels, value in values.get(described.name, ()):
+                    family.add_metric(labels, value)
+                yield family
+        yield _histogram(DURATION, self._stats.durations)
+        yield _histogram(FIRST_BYTE, self._stats.first_bytes)
+
+    def _counted(self) -> Iterator[Reading]:
+        stats = self._stats
+        yield from ((REQUESTS, key, count) for key, count in stats.ended.items())
+        yield from ((SOURCES, (source,), count) for source, count in stats.usage_sources.items())
+        yield TOKENS, (), stats.tokens
+        yield IN_FLIGHT, (), stats.in_flight
+        yield BUGS, (), stats.bugs
+
+
+def _histogram(described: Described, spreads: Mapping[str, Spread]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(PREFIX + described.name, described.help, labels=described.labels)
+    bounds = [*(str(bound / 1000) for bound in DURATION_BOUNDS_MS), "+Inf"]
+    for operation, spread in spreads.items():
+        total, buckets = 0, []
+        for bound, count in zip(bounds, spread.buckets, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        family.add_metric([operation], buckets, spread.sum_ms / 1000)
+    return family
+
+
+def configure_logging(level: str) -> None:
+    """Log to standard error: for people on a terminal, else one JSON object a line."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    # Plain tracebacks in both cases: pretty ones would print local variables, and with them secrets and prompts.
+    renderers: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        if sys.stderr.isatty()
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *renderers,
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def request_logger(which: RequestLog) -> Callable[[Exchange], None] | None:
+    """Return what writes one line a request at its end, or None where nobody wants one."""
+    if which == "off":
+        return None
+    wanted = {"errors": {"failed"}, "refusals": {"failed", "refused"}, "all": None}[which]
+    log = structlog.get_logger("ingress.request")
+
+    def write(exchange: Exchange) -> None:
+        record = exchange.record
+        ending = record.ending
+        if ending is None or (wanted is not None and ending.status not in wanted):
+            return
+        key = record.key
+        log.info(
+            "request",
+            request_id=exchange.request_id,
+            org="" if key is None else key.org,
+            key=key.id if key is not None else "",
+            operation=record.operation,
+            model=record.model_requested[:128],
+            status=ending.status,
+            error=ending.error,
+            http_status=ending.http_status,
+            streamed=record.streamed,
+            tokens=ending.tokens,
+            usage_source=ending.source,
+            cost_nanos=ending.cost_nanos,
+            duration_ms=record.duration_ms,
+            ttft_ms=record.ttft_ms,
+        )
+
+    return write
