@@ -17,6 +17,9 @@ from deploy.cli.kafka import connection, kafka_options
 from deploy.supervisor.files import default_state_dir
 from schemas.topics import DEFAULT_PARTITIONS
 
+BEGAN = time.monotonic()
+"""This module is imported when the command is asked for: before the imports that take their time."""
+
 HELP = """Start the whole deployment on this machine and keep it running.
 
 Starts broker, meter, history, enforcer, ingress replicas and, where the policy names it, the simulated provider;
@@ -81,7 +84,6 @@ def command(
     from deploy.supervisor import up
     from deploy.supervisor.progress import progress
 
-    began = time.monotonic()
     own = connection(broker, kafka)
     if clickhouse != "embedded" and not clickhouse.startswith(("http://", "https://")):
         raise click.BadParameter(f"{clickhouse!r} is neither `embedded` nor an http(s) URL", param_hint="--clickhouse")
@@ -92,4 +94,4 @@ def command(
         ingress=ingress, port=port, host=host, partitions=kafka["kafka_partitions"] or DEFAULT_PARTITIONS,
         as_json=as_json, environment=dict(os.environ),
     )  # fmt: skip
-    return asyncio.run(up.Up(options, progress(), began).run())
+    return asyncio.run(up.Up(options, progress(), BEGAN).run())

@@ -37,6 +37,8 @@ class Spec:
     log: Path
     stop_s: float
     """It is killed this long after SIGTERM."""
+    warm_command: tuple[str, ...] = ()
+    """Runs the same, warming up first; empty if there is nothing to warm up."""
     more_log: Path | None = None
     """A file of its own that it writes its last words to."""
 
@@ -84,9 +86,12 @@ class Child:
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if running and self._process is not None else 0
 
-    async def start(self) -> None:
-        """Start the process, and from now on again whenever it dies."""
-        await self._spawn()
+    async def start(self, gate: int | None = None) -> None:
+        """Start the process, and from now on again whenever it dies.
+
+        With a `gate`, a descriptor, it only warms up until the gate's other end is closed (`deploy.supervisor.warm`).
+        """
+        await self._spawn(gate)
         self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.spec.role}")
 
     async def stop(self, force: asyncio.Event) -> None:
@@ -116,12 +121,13 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
-    async def _spawn(self) -> None:
+    async def _spawn(self, gate: int | None = None) -> None:
         output = logs.open_log(self.spec.log)
         try:
             paths = [path for path in (self.spec.log, self.spec.more_log) if path is not None]
             self._log_starts = {path: logs.size(path) for path in paths}
-            self._process = await spawn(self.spec.command, self.spec.environment, self._state, output)
+            command = self.spec.command if gate is None else self.spec.warm_command
+            self._process = await spawn(command, self.spec.environment, self._state, output, gate)
         finally:
             os.close(output)
         self._changed()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from deploy.supervisor.child import Spec
 from deploy.supervisor.files import StateDir
+from deploy.supervisor.warm import MODULES
 from schemas.connection import KafkaConnection
 from schemas.published import DRAIN_S
 
@@ -50,9 +51,11 @@ class Layout:
 def spec(layout: Layout, role: str) -> Spec:
     """Return how to run `role`."""
     kind = role.partition("-")[0]
+    module = _module(layout, kind)
     return Spec(
         role=role,
-        command=(layout.python, "-m", *_module(layout, kind)),
+        command=(layout.python, "-m", *module),
+        warm_command=(layout.python, "-m", "deploy.supervisor.warm", *module) if module[0] in MODULES else (),
         environment={**_base_environment(layout), **_settings(layout, role, kind)},
         log=layout.state.log(role),
         stop_s=STOP_S[kind],

@@ -11,7 +11,7 @@ from deploy.supervisor.child import Child
 from schemas.errors import ConfigError, TransportError
 
 DEADLINE_S = 120.0
-POLL_S = 0.05
+POLL_S = 0.08
 GIVE_UP_AFTER_DEATHS = 3
 """A process that dies this often while a deployment starts is not going to work."""
 CONFIG_EXIT = 2

@@ -18,15 +18,17 @@ _PR_SET_PDEATHSIG = 1
 
 
 async def spawn(
-    command: Sequence[str], environment: Mapping[str, str], state: Path, output: int
+    command: Sequence[str], environment: Mapping[str, str], state: Path, output: int, given: int | None = None
 ) -> asyncio.subprocess.Process:
     """Start `command` with standard output and error to descriptor `output`, in a session of its own.
+
+    Its standard input is descriptor `given`, or nothing.
 
     The session keeps Ctrl-C for the supervisor, which stops its processes in order.
     """
     return await asyncio.create_subprocess_exec(
         *command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if given is None else given,
         stdout=output,
         stderr=output,
         env={**environment, MARK: str(state)},

@@ -43,11 +43,11 @@ class Supervisor:
         """Return the process id of every role, 0 while a process waits to be started again."""
         return {role: child.pid for role, child in self.children.items()}
 
-    async def start(self, spec: Spec) -> Child:
-        """Start a process and keep it running."""
+    async def start(self, spec: Spec, gate: int | None = None) -> Child:
+        """Start a process and keep it running; with a `gate` it warms up until that opens."""
         child = Child(spec, self._state, self._say, self._changed)
         self.children[spec.role] = child
-        await child.start()
+        await child.start(gate if spec.warm_command else None)
         return child
 
     async def stop(self, force: asyncio.Event, roles: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -134,16 +135,21 @@ class Up:
         )  # fmt: skip
 
     async def _work(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._start_broker(), name="start broker")
-            if self._wants_simulator_at_once():
-                group.create_task(self._start_provider(), name="start provider")
-        self._waiting("topics", "")
-        outcome = await topics.create(self._layout.kafka)
+        warming, gate = os.pipe()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._start_broker(), name="start broker")
+                if self._wants_simulator_at_once():
+                    group.create_task(self._start_provider(), name="start provider")
+                services = [await self._start(role, warming) for role in (*SERVICES, *self._layout.replicas)]
+                self._show_waits()
+            outcome = await topics.create(self._layout.kafka)
+        finally:
+            os.close(warming)
+            os.close(gate)  # the services have waited for the topics with this
         for difference in outcome.differences:
             self._progress.say(f"warning: {difference}")
-        self._waits.pop("topics", None)
-        await self._start_services()
+        await self._await_services(services)
         self._ready["ready_s"] = round(time.monotonic() - self._began, 3)
         self._remember()
         self._progress.waiting("")
@@ -180,10 +186,8 @@ class Up:
         async with _client() as client:
             await self._until(child, ready.http_check(client, url, "/__sim/health"))
 
-    async def _start_services(self) -> None:
+    async def _await_services(self, children: list[Child]) -> None:
         layout = self._layout
-        children = [await self._start(role) for role in (*SERVICES, *layout.replicas)]
-        self._show_waits()
         async with _client() as client, asyncio.TaskGroup() as group:
             tasks = {
                 child.spec.role: group.create_task(
@@ -221,9 +225,9 @@ class Up:
         if self._simulated and "provider" not in self._supervisor.children:
             await self._start_provider()
 
-    async def _start(self, role: str) -> Child:
+    async def _start(self, role: str, gate: int | None = None) -> Child:
         self._waits[role] = role
-        return await self._supervisor.start(plan.spec(self._layout, role))
+        return await self._supervisor.start(plan.spec(self._layout, role), gate)
 
     async def _until(self, child: Child, check: Callable[[], Any]) -> None:
         role = child.spec.role

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -122,6 +123,25 @@ def test_lines_of_a_download_are_passed_on_whole() -> None:
     assert progress.lines == ["one", "two"]
 
 
+async def test_a_warm_process_does_nothing_but_import_until_the_gate_opens(tmp_path: Path) -> None:
+    """What is imported ahead runs at once; the module itself runs when the writing end is closed, with its arguments."""
+    (tmp_path / "ahead.py").write_text("print('warm', flush=True)")
+    (tmp_path / "late.py").write_text("import sys; print(__name__, sys.argv[1:], flush=True)")
+    program = "from deploy.supervisor import warm; warm.MODULES['late'] = 'ahead'; warm.main()"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
+    reading, gate = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, "late", "--check", stdin=reading, stdout=asyncio.subprocess.PIPE, env=environment
+    )
+    os.close(reading)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"warm\n"
+    assert process.returncode is None
+    os.close(gate)
+    assert await process.stdout.read() == b"__main__ ['--check']\n"
+    assert await process.wait() == 0
+
+
 async def _never() -> ready.Answer:
     return False, "tables"
 
@@ -145,8 +165,6 @@ async def test_a_process_that_never_gets_ready_is_named_with_what_it_lacks(tmp_p
 
 
 async def _start(place: Path, program: str, deadline_s: float = 60) -> None:
-    import asyncio
-
     supervisor = Supervisor(place, lambda line: None, lambda: None)
     force = asyncio.Event()
     force.set()

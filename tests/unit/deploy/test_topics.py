@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.topics import Difference, Found, differences, partitions_of, table
+from deploy.topics import Difference, Found, _admin, differences, partitions_of, table
+from schemas.connection import KafkaConnection
 from schemas.topics import POLICY, TOPICS, USAGE
 
 
@@ -49,3 +50,15 @@ def test_only_sharded_topics_have_a_partition_a_shard() -> None:
 def test_the_printed_table_lists_every_topic() -> None:
     """`tollway topics` shows the same topics that are created."""
     assert [row["topic"] for row in table()] == [topic.name for topic in TOPICS]
+
+
+async def test_the_admin_client_authenticates() -> None:
+    """SASL settings reach the client that speaks to the broker; the admin client alone would drop them."""
+    connection = KafkaConnection.model_validate(
+        {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "SCRAM-SHA-256", "sasl_username": "ada",
+         "sasl_password": "hush"}
+    )  # fmt: skip
+    client = _admin(connection)._client
+    assert client._security_protocol == "SASL_PLAINTEXT"
+    assert client._sasl_mechanism == "SCRAM-SHA-256"
+    assert (client._sasl_plain_username, client._sasl_plain_password) == ("ada", "hush")

@@ -1,0 +1,103 @@
+"""The contract of `tollway up`: one line when ready, restarts, clean and unclean ends, clear refusals to start."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+from collections.abc import Callable
+
+from tests.e2e.stack import Stack, environment, eventually, policy
+
+ROLES = {"broker", "meter", "history", "enforcer", "provider", "ingress-1", "ingress-2"}
+
+
+def test_says_where_everything_is_and_keeps_it_over_a_restart(new_stack: Callable[..., Stack]) -> None:
+    """The line has URLs, key and process ids; a clean stop is exit 0; the next start has the same key and ports."""
+    stack = new_stack(ingress=2).up()
+    first = stack.ready
+    assert set(first["pids"]) == ROLES
+    assert all(os.path.exists(f"/proc/{pid}") for pid in first["pids"].values())
+    assert first["ingress"] == [f"http://127.0.0.1:{stack.port}", f"http://127.0.0.1:{stack.port + 1}"]
+    assert first["state"] == str(stack.state)
+    answer = stack.openai(first["key"]).models.list()
+    assert "gpt-4o-mini" in [model.id for model in answer.data]
+    for name in ("run.json", "admin-token", "demo-key.json"):
+        assert stat.S_IMODE((stack.state / name).stat().st_mode) == 0o600
+    status = stack.json("status")
+    assert (status["pids"], status["problems"]) == (first["pids"], [])
+    assert status["published"]["drain_s"] == 30
+    assert stack.stop() == 0
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in first["pids"].values())
+    second = stack.up().ready
+    assert {name: second[name] for name in ("key", "ingress", "api", "history", "broker")} == {
+        name: first[name] for name in ("key", "ingress", "api", "history", "broker")
+    }
+    assert second["ready_s"] < 15
+    assert stack.stop() == 0
+
+
+def test_a_killed_process_comes_back_and_is_announced(new_stack: Callable[..., Stack]) -> None:
+    """The line says role, signal and next try; `status` then shows the new process id."""
+    stack = new_stack().up(policy())
+    victim = stack.pid("enforcer")
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: f"enforcer (pid {victim}) died with signal SIGKILL; next try in" in stack.log())
+    eventually(lambda: stack.pid("enforcer") not in (0, victim))
+    eventually(lambda: stack.json("status")["ok"], 30)
+
+
+def test_a_second_start_on_a_running_state_directory_is_refused(new_stack: Callable[..., Stack]) -> None:
+    """Exit 2 at once, naming directory and remedy; the running one goes on."""
+    stack = new_stack().up(policy())
+    second = _up(stack, "--port", str(stack.port + 1))
+    assert second.returncode == 2
+    assert f"--state {stack.state}: in use by a running deployment" in second.stderr
+    assert second.stdout == ""
+    assert stack.json("status")["ok"] is True
+
+
+def test_a_taken_port_is_refused_by_name(new_stack: Callable[..., Stack]) -> None:
+    """Nothing is started; port, role and remedy are named, with exit code 2."""
+    stack = new_stack()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", stack.port))
+        server.listen()
+        found = _up(stack, "--port", str(stack.port))
+    assert found.returncode == 2
+    assert f"port {stack.port} (for ingress-1) is in use on 127.0.0.1" in found.stderr
+    assert "--port" in found.stderr
+    assert not (stack.state / "broker").exists()
+
+
+def test_a_bad_policy_is_refused_before_anything_starts(new_stack: Callable[..., Stack]) -> None:
+    """Every problem with file and path, exit code 2, and no state."""
+    stack = new_stack()
+    file = stack.write("bad.yaml", policy("[{name: x, per: [key], rpm: -1}]"))
+    found = _up(stack, "--policy", str(file))
+    assert found.returncode == 2
+    assert f"{file}: limits.0.rpm: -1" in found.stderr
+    assert not stack.state.exists()
+
+
+def test_a_killed_supervisor_leaves_nothing_in_the_way(new_stack: Callable[..., Stack]) -> None:
+    """After kill −9 of the supervisor alone, the next start on the same directory and ports works."""
+    stack = new_stack().up(policy())
+    pids = stack.ready["pids"]
+    assert stack.process is not None
+    os.kill(stack.process.pid, signal.SIGKILL)
+    stack.process.wait()
+    stack.up()
+    assert not set(pids.values()) & set(stack.ready["pids"].values())
+    assert json.loads(stack.run("keys", "list", "--json"))
+    assert stack.stop() == 0
+
+
+def _up(stack: Stack, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [str(stack.python), "-m", "deploy.cli", "up", "--json", "--state", str(stack.state), *options]
+    return subprocess.run(
+        command, cwd=stack.place, env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
