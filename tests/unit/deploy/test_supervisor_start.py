@@ -124,7 +124,7 @@ def test_lines_of_a_download_are_passed_on_whole() -> None:
 
 
 async def test_a_warm_process_does_nothing_but_import_until_the_gate_opens(tmp_path: Path) -> None:
-    """What is imported ahead runs at once; the module itself runs when the writing end is closed, with its arguments."""
+    """What is imported ahead runs at once; the module runs when the writing end is closed, with its arguments."""
     (tmp_path / "ahead.py").write_text("print('warm', flush=True)")
     (tmp_path / "late.py").write_text("import sys; print(__name__, sys.argv[1:], flush=True)")
     program = "from deploy.supervisor import warm; warm.MODULES['late'] = 'ahead'; warm.main()"
