@@ -20,6 +20,9 @@ from ingress.routes import METERED
 
 MAX_HEAD_BYTES = 65_536
 """More than this without the end of a request's head is refused with 431."""
+MAX_PIPELINED = 16
+MAX_PIPELINED_BYTES = 1024 * 1024
+"""More requests, or bytes of their bodies, are not read ahead on one connection."""
 LINGER_S = 5.0
 """How long the rest of a refused body is read away, so that the client gets to see the answer."""
 
@@ -41,6 +44,8 @@ class MeteredProtocol(HttpToolsProtocol):
         self.head_bytes = -1
         """Bytes received since a head began; -1 outside a head."""
         self.idle_since = 0.0
+        self.is_deaf = False
+        """What still arrives is read away."""
 
     # -- connection ----------------------------------------------------------------------------------------------
 
@@ -60,6 +65,8 @@ class MeteredProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; callbacks run inside."""
+        if self.is_deaf:
+            return
         self.idle_since = 0.0
         if self.head_bytes >= 0:
             self.head_bytes += len(data)
@@ -121,8 +128,10 @@ class MeteredProtocol(HttpToolsProtocol):
         if not is_behind:
             driver.serve()
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+            # Reading goes on for a while, because a hang-up is only seen by reading.
+            if len(self.pipeline) > MAX_PIPELINED or sum(other.size for other in self.drivers) > MAX_PIPELINED_BYTES:
+                self.flow.pause_reading()
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of the body on."""
@@ -149,8 +158,14 @@ class MeteredProtocol(HttpToolsProtocol):
             if driver.body_done:
                 self.transport.close()
             else:
-                self.loop.call_later(LINGER_S, self.transport.close)
+                self.linger()
         self.on_response_complete()
+
+    def linger(self) -> None:
+        """Say that nothing more will be sent, and close soon: closing with unread bytes would lose the answer."""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
 
     def on_response_complete(self) -> None:
         """Begin the next request of the pipeline, or wait for one."""
@@ -212,7 +227,8 @@ class MeteredProtocol(HttpToolsProtocol):
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
             % (status, phrase, len(body), body)
         )
-        self.transport.close()
+        self.is_deaf = True
+        self.linger()
 
 
 def serving(services: Services) -> type[asyncio.Protocol]:

@@ -90,7 +90,7 @@ def shape_of(request: Request) -> Shape:
 
 def _nothing(request: Request) -> Response:
     path, method = request.url.path, request.method
-    if path.encode() in METERED:
+    if request.scope.get("raw_path", b"") in METERED:
         told = f"{method} is not allowed on {path}; use POST."
         return _error(request, 405, "method", told, {"allow": "POST"})
     served = ", ".join(sorted(name.decode() for name in METERED))
