@@ -71,10 +71,8 @@ def create(
 @JSON
 def list_keys(deployment: Deployment, as_json: bool) -> None:
     """List all keys, revoked and expired ones too; never a secret."""
-    from deploy.supervisor.bootstrap import keys_of
-
     with deployment.enforcer() as api:
-        found = keys_of(api.get("/v1/keys"))
+        found = api.get("/v1/keys")["keys"]
     if as_json:
         click.echo(output.as_json(found))
         return

@@ -18,6 +18,16 @@ FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False, al
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 NOTE = click.option("--note", default="", help="Why; kept in the history.")
 
+CONSEQUENCES = {
+    "repriced": "new price",
+    "rows_begin": "counts from zero",
+    "rows_end": "no longer counts",
+    "keys_published": "new key",
+    "keys_revoked": "revoked key",
+    "keys_orphaned": "key of something the document does not have",
+}
+"""What else an answer says of a change, and how it is put."""
+
 GROUP_HELP = """Check, plan, apply, show and roll back the policy document.
 
 \b
@@ -95,7 +105,7 @@ def history(deployment: Deployment, as_json: bool) -> None:
     """List every version that was applied: when, by whom, why."""
     with deployment.enforcer() as api:
         found = api.get("/v1/policy/history")
-    versions = found["versions"] if isinstance(found, dict) else found
+    versions = found["versions"]
     if as_json:
         click.echo(output.as_json(versions))
         return
@@ -139,7 +149,7 @@ def _send(api: Api, file: Path, note: str, *, dry_run: bool) -> dict[str, Any]:
         answer: dict[str, Any] = api.post("/v1/policy", body)
     except ConfigError as error:
         raise ConfigError([f"{file}: {problem}" for problem in error.problems]) from error
-    return {**answer, "dry_run": dry_run}
+    return answer
 
 
 def _print_changes(answer: dict[str, Any], as_json: bool) -> None:
@@ -152,10 +162,10 @@ def _print_changes(answer: dict[str, Any], as_json: bool) -> None:
         click.echo(output.table(("path", "before", "after"), rows))
     else:
         click.echo("no changes")
+    for name, meaning in CONSEQUENCES.items():
+        for item in answer.get(name) or []:
+            click.echo(f"{meaning}: {output.cell(item)}")
     for model in answer.get("unpriced") or []:
         click.echo(f"warning: model {model} has no price: its spend is unknown and held at `unpriced_reserve`; "
                    f"set models.{model}.price", err=True)  # fmt: skip
-    if answer.get("dry_run"):
-        click.echo("nothing was applied; to do it: tollway policy apply", err=True)
-    else:
-        click.echo(f"version {answer['version']} is in force", err=True)
+    click.echo(answer["message"], err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -50,9 +50,11 @@ def gather(deployment: Deployment) -> dict[str, Any]:
         "pids": deployment.run.get("pids", {}),
         "ready": ready,
         "urls": deployment.run.get("urls", {}),
-        "lag": {"enforcer": _part(control, "lag"), "history": _part(stored, "lag")},
+        "partitions": _part(control, "partitions"),
+        "propagation_ms": _part(control, "propagation_ms"),
+        "lag": {"history": _part(stored, "lag")},
         "staleness": {role: _part(status, "partitions", "staleness") for role, status in replicas.items()},
-        "budgets": budgets.get("budgets", []) if isinstance(budgets, dict) else budgets or [],
+        "budgets": [{"rule": budget["budget"], **budget} for budget in _list(budgets, "budgets")],
         "wal": {role: _part(status, "wal") for role, status in replicas.items()},
         "dead_letters": _part(stored, "dead_letters"),
         "enforcer": control,
@@ -81,6 +83,10 @@ def _is_ready(url: str) -> bool:
         return False
 
 
+def _list(answer: Any, name: str) -> list[Any]:
+    return list(answer.get(name, []) if isinstance(answer, dict) else answer or [])
+
+
 def _part(status: Any, *names: str) -> Any:
     """Return the first of `names` that a status has; None without one."""
     if not isinstance(status, dict):
@@ -94,7 +100,7 @@ def _versions(deployment: Deployment, control: Any, stored: Any) -> dict[str, An
         "python": platform.python_version(),
         "kafka": _kafka_version() if "broker" in deployment.run.get("pids", {}) else "own broker",
         "engine": _part(stored, "engine", "engine_version", "version"),
-        "policy": _part(control, "policy_version"),
+        "policy": _part(_part(control, "policy"), "version"),
     }
 
 
@@ -111,6 +117,7 @@ def as_text(found: Mapping[str, Any]) -> str:
         output.pairs({"state": found["state"], **{f"{name} version": version for name, version in versions.items()}}),
         _processes(found),
         _budgets(found["budgets"]),
+        _partitions(found["partitions"] or []),
         _replicas(found),
         output.pairs({"dead letters": found["dead_letters"], "history lag": found["lag"]["history"]}),
         "\n".join(["published numbers", *(f"  {line}" for line in published.lines())]),
@@ -128,11 +135,35 @@ def _processes(found: Mapping[str, Any]) -> str:
     return output.table(("process", "pid", "ready", "url"), rows) if rows else ""
 
 
-def _budgets(budgets: Any) -> str:
-    if not budgets:
+def _budgets(budgets: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (
+            budget["budget"], budget["scope"], budget["amount_usd"], budget["settled_usd"], budget["inflight_usd"],
+            budget["remaining_usd"], f"{budget['used_percent'] or 0}%", budget["window"]["end"],
+            ", ".join(f"{percent}%" for percent in budget["thresholds_crossed_percent"]) or "-",
+        )
+        for budget in budgets
+    ]  # fmt: skip
+    if not rows:
         return ""
-    columns = [name for name in budgets[0] if not isinstance(budgets[0][name], dict)]
-    return output.table(columns, [[row.get(name) for name in columns] for row in budgets])
+    columns = ("budget", "scope", "amount usd", "settled", "in flight", "remaining", "used", "until", "crossed")
+    return f"{output.table(columns, rows)}\novershoot bound: {budgets[0]['overshoot_bound']}"
+
+
+def _partitions(partitions: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (
+            shard["partition"], shard["fence"], shard["staleness_ms"], shard["lag"], shard["rows"],
+            ", ".join(_share(member) for member in shard["members"]),
+        )
+        for shard in partitions
+    ]  # fmt: skip
+    columns = ("partition", "fence", "staleness ms", "lag", "rows", "replicas and their shares")
+    return output.table(columns, rows) if rows else ""
+
+
+def _share(member: Mapping[str, Any]) -> str:
+    return f"{member['instance']} {member['weight']['num']}/{member['weight']['den']}"
 
 
 def _replicas(found: Mapping[str, Any]) -> str:

@@ -82,7 +82,7 @@ def command(deployment: Deployment, timeout: float, as_json: bool) -> int:
 
 def reading(meter: Any, history: Any, pending: int | None, down: tuple[str, ...], today: date) -> Reading:
     """Return the comparison of the answers of both `/v1/ledger`."""
-    rows = meter["ledger"] if isinstance(meter, dict) else meter
+    rows = meter["rows"]
     compared = compare(add_up(rows, "totals"), add_up(rows, "told"), history["raw"], history["rollups"], today)
     return Reading(tuple(compared), pending, down)
 

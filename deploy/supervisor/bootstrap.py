@@ -71,7 +71,7 @@ def ensure_policy(api: Api, given: str | None, name: str) -> tuple[dict[str, Any
 def ensure_key(api: Api, state: StateDir, document: str) -> str | None:
     """Return the secret of the demo key, made at the first start; None if it was revoked or nobody could own one."""
     known = state.read(DEMO_KEY_FILE)
-    listed = {key["id"]: key for key in keys_of(api.get("/v1/keys"))}
+    listed = {key["id"]: key for key in api.get("/v1/keys")["keys"]}
     if known and (found := listed.get(known["id"])) is not None:
         return None if found.get("revoked_ms") else str(known["secret"])
     owner = first_owner(load_policy(document))
@@ -80,11 +80,6 @@ def ensure_key(api: Api, state: StateDir, document: str) -> str | None:
     made = api.post("/v1/keys", {**owner, "name": DEMO_NAME, "models": ["*"], "tags": {}, "actor": actor()})
     state.write(DEMO_KEY_FILE, {"id": made["key"]["id"], "secret": made["secret"]})
     return str(made["secret"])
-
-
-def keys_of(answer: Any) -> list[dict[str, Any]]:
-    """Return the list of keys in an answer of `/v1/keys`."""
-    return list(answer["keys"] if isinstance(answer, dict) else answer)
 
 
 def first_owner(policy: Policy) -> dict[str, str] | None:

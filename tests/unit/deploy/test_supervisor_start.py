@@ -75,16 +75,16 @@ def test_a_refused_policy_names_its_file(service: FakeService) -> None:
 
 def test_the_demo_key_is_made_once_and_kept(service: FakeService, tmp_path: Path) -> None:
     """A later start prints the same secret; it is for the owner's eyes alone."""
-    service.answers["GET /v1/keys"] = (200, [])
+    service.answers["GET /v1/keys"] = (200, {"keys": []})
     service.answers["POST /v1/keys"] = (200, {"key": {"id": "key_1"}, "secret": "tw-demo"})
     state, document = StateDir(tmp_path), bootstrap.example_policy()
     with Api("enforcer", service.url) as api:
         assert bootstrap.ensure_key(api, state, document) == "tw-demo"
         assert (tmp_path / "demo-key.json").stat().st_mode & 0o777 == 0o600
-        service.answers["GET /v1/keys"] = (200, [{"id": "key_1"}])
+        service.answers["GET /v1/keys"] = (200, {"keys": [{"id": "key_1"}]})
         del service.answers["POST /v1/keys"]
         assert bootstrap.ensure_key(api, state, document) == "tw-demo"
-        service.answers["GET /v1/keys"] = (200, [{"id": "key_1", "revoked_ms": 5}])
+        service.answers["GET /v1/keys"] = (200, {"keys": [{"id": "key_1", "revoked_ms": 5}]})
         assert bootstrap.ensure_key(api, state, document) is None, "a revoked key is not made anew behind one's back"
 
 

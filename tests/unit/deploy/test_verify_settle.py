@@ -34,7 +34,7 @@ def book(events: int) -> dict[str, dict[str, int]]:
 def at(meter: int, stored: int, pending: int = 0, down: tuple[str, ...] = ()) -> Reading:
     """Return a reading in which the meter and ClickHouse have so many events."""
     rows = [{"key": KEY, "totals": book(meter)[KEY], "told": None}]
-    return reading(rows, {"raw": book(stored), "rollups": book(stored)}, pending, down, date(2026, 11, 21))
+    return reading({"rows": rows}, {"raw": book(stored), "rollups": book(stored)}, pending, down, date(2026, 11, 21))
 
 
 def settled(readings: list[Reading], timeout_s: float = 60) -> tuple[Reading, bool, float, list[str]]:
@@ -100,6 +100,6 @@ def test_the_result_as_text_and_json() -> None:
 
 def test_no_usage_is_in_order() -> None:
     """An unused deployment agrees with itself."""
-    empty = reading([], {"raw": {}, "rollups": {}}, 0, (), date(2026, 11, 21))
+    empty = reading({"rows": []}, {"raw": {}, "rollups": {}}, 0, (), date(2026, 11, 21))
     assert empty.agrees
     assert as_text(empty, quiet=True) == "no usage yet"
