@@ -1,0 +1,75 @@
+"""`python -m enforcer`: settings, the worker, signals, exit codes (0 ok, 1 fault, 2 configuration)."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+import structlog
+import uvloop
+from pydantic import ValidationError
+
+from enforcer.adapters.log import Fenced
+from enforcer.settings import EnforcerSettings
+from enforcer.telemetry import configure_logging
+from enforcer.worker import Worker
+from schemas.errors import TollwayError
+
+KNOWN = (TollwayError, OSError, Fenced)
+"""Faults that a line says enough about."""
+
+_log = structlog.get_logger("enforcer")
+
+
+def read_settings() -> EnforcerSettings | None:
+    """Return the settings, or None after all their faults were printed."""
+    try:
+        return EnforcerSettings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "__".join(map(str, problem["loc"])).upper()
+            secret = "TOKEN" in name or "PASSWORD" in name or problem["type"] == "missing"
+            shown = "" if secret else f" (got {problem['input']!r})"
+            print(f"TOLLWAY_ENFORCER_{name}: {problem['msg']}{shown}", file=sys.stderr)
+        return None
+
+
+async def run(settings: EnforcerSettings) -> None:
+    """Run until a signal or a fault."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    _log.info("starting", settings=settings.model_dump(mode="json"))
+    await Worker(settings).run(stopping)
+    _log.info("stopped")
+
+
+def main() -> int:
+    """Run the enforcer and return its exit code."""
+    settings = read_settings()
+    if settings is None:
+        return 2
+    if "--check-config" in sys.argv[1:]:
+        return 0
+    configure_logging(settings.log_level)
+    try:
+        uvloop.run(run(settings))
+    except KNOWN as error:
+        _log.critical("the enforcer ends", error=str(error))
+        return 1
+    except ExceptionGroup as errors:
+        known, unknown = errors.split(KNOWN)
+        for fault in [] if known is None else known.exceptions:
+            _log.critical("the enforcer ends", error=str(fault))
+        if unknown is not None:
+            _log.critical("the enforcer ends", exc_info=unknown)
+        return 1
+    except Exception:  # the last line of the process
+        _log.critical("the enforcer ends", exc_info=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Kafka and the price list behind the control plane."""

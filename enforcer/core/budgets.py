@@ -1,0 +1,66 @@
+"""Which budget a row belongs to: a row counts for a budget only if it is one of its scopes and one of its windows."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from schemas.policy import Budget, Policy
+from schemas.quota import RowState
+from schemas.rows import Measure, RowKey, scope_text
+from schemas.windows import Period, Window, window_at
+
+
+class Spend(NamedTuple):
+    """What one scope of a budget has used in one window."""
+
+    budget: Budget
+    key: RowKey
+    state: RowState
+
+    @property
+    def scope(self) -> str:
+        """The scope as text."""
+        return scope_text(self.key.scope)
+
+
+class Budgets:
+    """The budgets of one policy, by name."""
+
+    def __init__(self, policy: Policy | None) -> None:
+        self.by_name: dict[str, Budget] = {} if policy is None else {budget.name: budget for budget in policy.budgets}
+
+    def spend(self, key: RowKey, state: RowState) -> Spend | None:
+        """Return the row as spend of its budget, or None.
+
+        It is None for a row of a rule that the policy does not have, or had in another shape: a monthly count means
+        nothing to a budget that is daily now.
+        """
+        budget = self.by_name.get(key.rule)
+        if budget is None or key.measure != Measure.COST or budget.period.value != key.window.period:
+            return None
+        names = ("org", *(name for name in budget.per if name != "org"))
+        if tuple(name for name, _ in key.scope) != names:
+            return None
+        return Spend(budget, key, state) if _window(budget, key.window.start) == key.window else None
+
+    def row_now(self, rule: str, scope: str, now_s: int) -> str | None:
+        """Return the key of the row that a scope of a budget counts in at `now_s`; None without such a budget."""
+        budget = self.by_name.get(rule)
+        if budget is None:
+            return None
+        return f"{rule}/{Measure.COST.value}/{scope}/{_window(budget, now_s)}"
+
+
+def reached(settled: int, amount: int, percent: int) -> bool:
+    """Tell whether `settled` is `percent` percent of `amount` or more, both in nano-USD. The one comparison."""
+    return settled * 100 >= percent * amount
+
+
+def _window(budget: Budget, at_s: int) -> Window:
+    return _window_of(budget.period, budget.timezone, at_s)
+
+
+@functools.lru_cache(maxsize=4096)
+def _window_of(period: Period, zone: str, at_s: int) -> Window:
+    return window_at(period, zone, at_s)

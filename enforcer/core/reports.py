@@ -1,0 +1,163 @@
+"""What the API says of limits, budgets, shards and ledgers: plain values, amounts exact, every field named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from enforcer.core.blocks import exhausted
+from enforcer.core.budgets import Budgets, Spend
+from enforcer.core.decisions import time_text, unit_of, usd_text
+from enforcer.core.quota import Held, QuotaView, Shard
+from enforcer.core.thresholds import crossed
+from schemas.policy import Budget, Policy
+from schemas.published import OVERSHOOT_BOUND
+from schemas.rows import Measure, scope_text
+
+
+def usage(
+    view: QuotaView, policy: Policy | None, org: str | None, rule: str | None, now_s: int
+) -> list[dict[str, Any]]:
+    """Return the rows whose window holds `now_s`, of one organisation and one rule if given."""
+    ceilings = _ceilings(policy)
+    found = [
+        _row(held, ceilings.get((held.key.rule, held.key.measure)))
+        for held in view.rows()
+        if held.key.window.start <= now_s < held.key.window.end
+        and (org is None or held.key.scope[0][1] == org)
+        and (rule is None or held.key.rule == rule)
+    ]
+    return sorted(found, key=lambda row: row["row"])
+
+
+def budgets(view: QuotaView, policy: Policy | None, now_s: int, propagation_ms: int | None) -> list[dict[str, Any]]:
+    """Return each scope of each budget in the window that holds `now_s`."""
+    index = Budgets(policy)
+    spends = (
+        index.spend(held.key, held.state)
+        for held in view.rows()
+        if held.key.measure == Measure.COST and held.key.window.start <= now_s < held.key.window.end
+    )
+    found = [_budget(spend, propagation_ms) for spend in spends if spend is not None]
+    return sorted(found, key=lambda budget: (budget["budget"], budget["scope"]))
+
+
+def rules(policy: Policy | None) -> list[dict[str, Any]]:
+    """Return the budgets of the policy, used or not."""
+    if policy is None:
+        return []
+    return [
+        {
+            "budget": budget.name, "amount": budget.amount, "amount_usd": usd_text(budget.amount),
+            "per": ["org", *(name for name in budget.per if name != "org")],
+            "period": budget.period.value, "timezone": budget.timezone,
+            "thresholds_percent": sorted(set(budget.thresholds)),
+        }
+        for budget in policy.budgets
+    ]  # fmt: skip
+
+
+def ledger(view: QuotaView) -> list[dict[str, Any]]:
+    """Return all ledger entries. A key may be in several partitions; its sums add."""
+    return [
+        {
+            "partition": shard.partition,
+            "key": key,
+            "fence": fence,
+            "totals": _fields(entry.totals),
+            "told": None if entry.told is None else _fields(entry.told),
+        }
+        for shard in view.shards
+        for key, (fence, entry) in sorted(shard.ledger.items())
+    ]
+
+
+def shard_status(shard: Shard, lag: int | None, now_ms: int) -> dict[str, Any]:
+    """Return how current one partition is, and who shares it."""
+    return {
+        "partition": shard.partition,
+        "fence": shard.fence,
+        "publisher": shard.publisher,
+        "published_ms": shard.published_ms,
+        "staleness_ms": staleness_ms(shard, now_ms),
+        "whole": shard.whole,
+        "lag": lag,
+        "rows": len(shard.rows),
+        "members": [
+            {"instance": member.instance, "epoch": member.epoch, "hw": member.hw, "weight": _fields(member.weight)}
+            for member in shard.members
+        ],
+    }
+
+
+def staleness_ms(shard: Shard, now_ms: int) -> int | None:
+    """Return how long ago the newest snapshot was published; None before the first."""
+    return max(0, now_ms - shard.published_ms) if shard.received_ms else None
+
+
+def quantile(samples: Iterable[int], percent: int) -> int | None:
+    """Return the nearest-rank quantile of `samples`; None without any."""
+    ordered = sorted(samples)
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None
+
+
+def _ceilings(policy: Policy | None) -> dict[tuple[str, str], int]:
+    ceilings: dict[tuple[str, str], int] = {}
+    for rule in () if policy is None else policy.rules():
+        if isinstance(rule, Budget):
+            ceilings[rule.name, Measure.COST.value] = rule.amount
+        else:
+            ceilings.update(((rule.name, measure.value), ceiling) for measure, ceiling in rule.ceilings())
+    return ceilings
+
+
+def _row(held: Held, limit: int | None) -> dict[str, Any]:
+    key, state = held.key, held.state
+    row: dict[str, Any] = {
+        "row": state.row, "rule": key.rule, "measure": key.measure, "unit": unit_of(key.measure),
+        "scope": scope_text(key.scope), "attributes": dict(key.scope), "window": str(key.window),
+        "window_start_s": key.window.start, "window_end_s": key.window.end,
+        "settled": state.settled, "inflight": state.inflight, "limit": limit,
+        "used_percent": _percent(state.settled + state.inflight, limit), "fence": held.fence,
+    }  # fmt: skip
+    if key.measure == Measure.COST:
+        row |= {
+            f"{name}_usd": usd_text(row[name]) for name in ("settled", "inflight", "limit") if row[name] is not None
+        }
+    return row
+
+
+def _budget(spend: Spend, propagation_ms: int | None) -> dict[str, Any]:
+    window, amount = spend.key.window, spend.budget.amount
+    settled, inflight = spend.state.settled, spend.state.inflight
+    shown: dict[str, Any] = {
+        "amount": amount, "settled": settled, "inflight": inflight,
+        "remaining": max(0, amount - settled - inflight), "overshoot": max(0, settled + inflight - amount),
+    }  # fmt: skip
+    return {
+        "budget": spend.budget.name,
+        "scope": spend.scope,
+        "attributes": dict(spend.key.scope),
+        "unit": unit_of(Measure.COST),
+        **shown,
+        **{f"{name}_usd": usd_text(value) for name, value in shown.items()},
+        "used_percent": _percent(settled + inflight, amount),
+        "window": {
+            "period": window.period, "timezone": spend.budget.timezone, "start_s": window.start, "end_s": window.end,
+            "start": time_text(window.start * 1000), "end": time_text(window.end * 1000),
+        },
+        "thresholds_percent": sorted(set(spend.budget.thresholds)),
+        "thresholds_crossed_percent": crossed(spend),
+        "exhausted": exhausted(spend),
+        "overshoot_bound": OVERSHOOT_BOUND,
+        "propagation_ms": propagation_ms,
+    }  # fmt: skip
+
+
+def _percent(used: int, limit: int | None) -> float | None:
+    """Return percents with two decimals, cut: 99.99 is never shown as 100. None without a limit to divide by."""
+    return (used * 10_000 // limit) / 100 if limit else None
+
+
+def _fields(struct: Any) -> dict[str, int]:
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}

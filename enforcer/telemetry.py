@@ -1,0 +1,124 @@
+"""Logs and metrics of the enforcer. The catalogue below is closed: no metric has another name."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+NOISY = ("aiokafka", "kafka", "uvicorn", "asyncio")
+PREFIX = "tollway_enforcer_"
+
+
+class Entry(NamedTuple):
+    """A metric of the catalogue."""
+
+    name: str
+    """Without the prefix `tollway_enforcer_`."""
+    kind: str
+    """`counter` or `gauge`."""
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+CATALOGUE: tuple[Entry, ...] = (
+    Entry("policy_version", "gauge", "Version of the policy in force; 0 without one."),
+    Entry("unpriced_models", "gauge", "Models of the policy in force that have no price."),
+    Entry("keys", "gauge", "Virtual keys.", ("state",)),
+    Entry("blocks", "gauge", "Block entries in force."),
+    Entry("alerts_sent", "gauge", "Alerts sent since the deployment began, as the markers tell."),
+    Entry("audit_entries", "gauge", "Entries of the audit chain."),
+    Entry("audit_broken", "gauge", "1 if a hash or link of the audit chain does not hold."),
+    Entry("budget_amount_usd", "gauge", "Amount of a budget in the window that holds now.", ("budget", "scope")),
+    Entry("budget_settled_usd", "gauge", "Settled spend of a budget's scope in that window.", ("budget", "scope")),
+    Entry("budget_inflight_usd", "gauge", "Spend reserved by requests in flight.", ("budget", "scope")),
+    Entry("snapshot_fence", "gauge", "Offset of `usage` below which everything is in the view.", ("partition",)),
+    Entry("snapshot_staleness_seconds", "gauge", "Age of the newest snapshot read.", ("partition",)),
+    Entry("snapshot_lag_records", "gauge", "Snapshots published and not read yet.", ("partition",)),
+    Entry("rows", "gauge", "Rows in the view.", ("partition",)),
+    Entry("members", "gauge", "Live ingress replicas.", ("partition",)),
+    Entry("propagation_seconds", "gauge", "Broker time of a usage record to its rows read here.", ("quantile",)),
+    Entry("decisions_held", "gauge", "Decisions that can be looked up by id."),
+    Entry("evaluations", "counter", "Times that thresholds and blocks were judged."),
+    Entry("alerts_written", "counter", "Alerts written by this run.", ("type",)),
+    Entry("block_changes", "counter", "Changes written to `blocks` by this run.", ("change",)),
+    Entry("changes", "counter", "Control-plane changes made by this run.", ("action",)),
+    Entry("refused_changes", "counter", "Requests for changes that were refused.", ("status",)),
+    Entry("transport_faults", "counter", "Writes that the broker did not acknowledge.", ("what",)),
+    Entry("undecodable", "counter", "Records that could not be read, and were skipped.", ("topic",)),
+)
+Sample = tuple[str, tuple[str, ...], float]
+"""(name, label values, value)"""
+
+
+class Telemetry:
+    """All metrics; gauges are read from `read` whenever they are asked for."""
+
+    def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Gauges(read))
+        self._counters = {
+            entry.name: Counter(PREFIX + entry.name, entry.help, entry.labels, registry=self.registry)
+            for entry in CATALOGUE
+            if entry.kind == "counter"
+        }
+
+    def count(self, name: str, *labels: str, by: int = 1) -> None:
+        """Add to a counter of the catalogue; KeyError if it has none of this name."""
+        counter = self._counters[name]
+        (counter.labels(*labels) if labels else counter).inc(by)
+
+
+class _Gauges(Collector):
+    def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one family an entry of the catalogue."""
+        families = {
+            entry.name: GaugeMetricFamily(PREFIX + entry.name, entry.help, labels=entry.labels)
+            for entry in CATALOGUE
+            if entry.kind == "gauge"
+        }
+        for name, labels, value in self._read():
+            families[name].add_metric(labels, value)
+        yield from families.values()
+
+
+def configure_logging(level: str) -> None:
+    """Log to standard error: for people on a terminal, else one JSON object a line."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                renderer,
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
