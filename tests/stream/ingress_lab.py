@@ -129,7 +129,7 @@ class Lab:
     def apply(self, policy: str) -> None:
         """Put a policy into force."""
         document = load_policy(policy)
-        prices = {name: PRICE for name in document.models}
+        prices = dict.fromkeys(document.models, PRICE)
         resolver = Resolver(document, 7, prices, self.keyring, self.registry)
         resolver.activate()
         self.context.resolver = resolver

@@ -278,7 +278,7 @@ async def test_answer_that_is_no_json_passes() -> None:
     async with running() as lab, client(lab) as http:
         answer = await http.post("/v1/chat/completions", json=chat("[[sim fail=bad_json]] x"))
         assert answer.status_code == 200
-        with pytest.raises(ValueError, match="Expecting|Extra|Invalid|Unterminated"):
+        with pytest.raises(ValueError, match=r"Expecting|Extra|Invalid|Unterminated"):
             answer.json()
         (event,) = await lab.journal.until(1)
         assert (event.usage_source, event.error) == ("estimated", "unreadable_usage")
@@ -455,7 +455,7 @@ async def test_stop_lets_running_requests_end() -> None:
         assert await idle.at_end()
         assert b"[DONE]" in await busy.reader.readuntil(b"0\r\n\r\n")
         await stopping
-        with pytest.raises(OSError, match="refused|Connect"):
+        with pytest.raises(OSError, match=r"refused|Connect"):
             await RawClient.connect(lab)
         assert lab.journal.events[0].status == "settled"
         await busy.close()
