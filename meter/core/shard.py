@@ -166,21 +166,24 @@ class Shard:
             self._balanced = balanced(members)
         in_use = [used for state in members if (used := oldest_in_use(state)) is not None]
         if min(in_use, default=fence) >= self.generation_since:
-            self._end_generation(fence)
+            self._end_generation(fence, nobody=not in_use)
         self.fence = fence
         if self.rows_ahead or self.ledger_ahead:
             self.rows_ahead = {slot: ahead for slot, ahead in self.rows_ahead.items() if ahead > fence}
             self.ledger_ahead = {slot: ahead for slot, ahead in self.ledger_ahead.items() if ahead > fence}
 
-    def _end_generation(self, fence: int) -> None:
-        """Every replica uses versions of this generation: the one before no longer counts for `low`."""
+    def _end_generation(self, fence: int, nobody: bool) -> None:
+        """Every replica uses versions of this generation: the one before no longer counts for `low`.
+
+        Where `nobody` may admit at all, no version before this one counts.
+        """
         self.generation_since = fence
         unsettled = self.rows.unsettled
         for row in list(unsettled):
             if self._is_ahead(row):
                 continue
             low, total = row.low, row.total
-            row.low_prev, row.low_cur = row.low_cur, total
+            row.low_prev, row.low_cur = total if nobody else row.low_cur, total
             if row.low_prev == total:
                 unsettled.discard(row)
             self.dirty_rows.add(row.slot)

@@ -1,0 +1,83 @@
+"""Random logs for the laws of the fold: several replicas, epochs, gaps, duplicates, evictions, broken records."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+from schemas.codec import encode_attribution, encode_event, encode_record, encode_rows
+from schemas.tokens import TokenUsage
+from schemas.usage import Attribution, Batch, Evict, Gauge, Totals, UsageEvent
+
+DAY_S = 86_400
+START_MS = 1_764_547_200_000
+Log = list[tuple[int, bytes]]
+"""(broker time, value) by offset."""
+
+_ROWS = [
+    f"{rule}/{measure}/org={org}/{period}"
+    for rule, measure in (("a", "requests"), ("b", "tokens"), ("c", "cost"))
+    for org in ("acme", "other")
+    for period in (
+        f"day@{START_MS // 1000}+{DAY_S}",
+        f"minute@{START_MS // 1000}+60",
+        f"minute@{START_MS // 1000 + 60}+60",
+    )
+]
+
+
+def event(rows: list[str], org: str, amount: int, at_ms: int, cost: int | None = 0) -> msgspec.Raw:
+    """Return an encoded event that charges `amount` of each measure."""
+    return msgspec.Raw(
+        encode_event(
+            UsageEvent(
+                bytes(16), bytes(16), 1, "settled", "chat.completions", at_ms, 1, 1, 200, False, "provider",
+                TokenUsage(amount, 2 * amount), cost, 1, amount, amount, "m", "", bytes(16),
+                encode_attribution(Attribution(org)), encode_rows(rows),
+            )
+        )
+    )  # fmt: skip
+
+
+def random_log(seed: int, length: int) -> Log:
+    """Return a log of `length` records; some are none at all, some belong to nobody, some come twice."""
+    pick = random.Random(seed)
+    epochs = {f"i{n}": 1 for n in range(pick.randint(1, 3))}
+    seqs: dict[tuple[str, int], int] = {}
+    now = START_MS
+    log: Log = []
+    for offset in range(length):
+        now += pick.choice((0, 3, 40, 900, 20_000 if pick.random() < 0.3 else 5))
+        name = pick.choice(list(epochs))
+        kind = pick.random()
+        if kind < 0.03:
+            log.append((now, pick.choice((b"", b"junk", b"TWU\x02" + b"later", b"TWU\x01\xc1"))))
+        elif kind < 0.07:
+            log.append((now, encode_record(Evict(name, epochs[name], "test"))))
+        elif kind < 0.12 and log:
+            log.append((now, pick.choice(log[-5:])[1]))
+        else:
+            if kind < 0.18:
+                epochs[name] += 1
+            run = (name, epochs[name] - (1 if kind > 0.95 and epochs[name] > 1 else 0))
+            seqs[run] = seqs.get(run, 0) + (2 if kind < 0.2 else 1)
+            log.append((now, _batch(pick, run, seqs[run], offset, now)))
+    return log
+
+
+def _batch(pick: random.Random, run: tuple[str, int], seq: int, offset: int, now: int) -> bytes:
+    events = [
+        event(
+            pick.sample(_ROWS, 3), pick.choice(("acme", "other", "")), pick.randint(0, 50), now, pick.choice((7, None))
+        )
+        for _ in range(pick.randint(0, 4))
+    ]
+    if pick.random() < 0.05:
+        events.append(msgspec.Raw(b"\x93\x01\x02\x03"))
+    if pick.random() < 0.05:
+        events.append(event(["no row key"], "acme", 1, now))
+    gauges = [Gauge(row, pick.choice((0, 5, 100))) for row in pick.sample(_ROWS, pick.randint(0, 4))]
+    told = Totals(events=seq)
+    ack = max(0, offset - pick.randint(0, 8))
+    return encode_record(Batch(*run, seq, ack, now, 1, pick.random() < 0.04, gauges, [], told, events))

@@ -1,0 +1,108 @@
+"""The fold is a pure function of the log: same prefix, same bytes, however often it was interrupted."""
+
+from __future__ import annotations
+
+import random
+
+import hypothesis.strategies as st
+from hypothesis import given, settings
+
+from meter.core.changelog import META, Changelog
+from meter.core.ledger import KEEP_MS
+from meter.core.shard import Shard
+from meter.core.snapshots import Stamp, snapshot
+from schemas.codec import encode_snapshot
+from tests.property.fold_logs import START_MS, Log, random_log
+
+LOGS = st.builds(random_log, st.integers(0, 1_000_000), st.integers(1, 120))
+STAMP = Stamp("test", 1, 0)
+
+
+def fold(log: Log, changelog: Changelog, begin: int, end: int) -> Changelog:
+    """Fold the records from `begin` up to `end`."""
+    for offset in range(begin, end):
+        changelog.shard.apply(offset, *log[offset])
+    return changelog
+
+
+def published(shard: Shard) -> list[bytes]:
+    """Return a full snapshot as it goes out."""
+    return [encode_snapshot(part) for part in snapshot(shard, STAMP, full=True)]
+
+
+@given(LOGS)
+@settings(max_examples=60)
+def test_two_folds_of_a_log_are_equal_byte_for_byte(log: Log) -> None:
+    """Nothing but the log goes into the state: no order of sets, no object identity, no caches."""
+    one = fold(log, Changelog(Shard(0)), 0, len(log))
+    other = fold(log, Changelog(Shard(0)), 0, len(log))
+    assert one.whole() == other.whole()
+    assert published(one.shard) == published(other.shard)
+
+
+@given(LOGS, st.integers(0, 1_000_000).map(random.Random))
+@settings(max_examples=150)
+def test_a_fold_that_dies_anywhere_ends_in_the_same_bytes(log: Log, pick: random.Random) -> None:
+    """Flushes spread over many records and cut short, restarts that replay from any earlier offset: all exact."""
+    store: dict[str, bytes] = {}
+    committed = 0
+    whole = fold(log, Changelog(Shard(0)), 0, len(log)).whole()
+    changelog, at = Changelog(Shard(0)), 0
+    while at < len(log):
+        at = _fold_some(log, changelog, at, pick)
+        flush = changelog.begin()
+        dies = pick.random() < 0.4
+        for name in flush.slots:
+            if dies and pick.random() < 0.1:
+                break
+            store[name] = changelog.encode(name)
+            if pick.random() < 0.3:
+                at = _fold_some(log, changelog, at, pick)
+        else:
+            if not dies:
+                store[META] = flush.meta
+                committed = flush.fence
+                continue
+        changelog = Changelog.restore(0, store)
+        assert changelog.shard.fence == committed
+        at = pick.randint(0, committed)
+    assert changelog.shard.whole
+    assert changelog.whole() == whole
+
+
+def _fold_some(log: Log, changelog: Changelog, at: int, pick: random.Random) -> int:
+    until = min(len(log), at + pick.randint(1, 15))
+    fold(log, changelog, at, until)
+    return until
+
+
+@given(LOGS)
+@settings(max_examples=40)
+def test_partial_snapshots_add_up_to_a_full_one(log: Log) -> None:
+    """A reader that installs every partial snapshot knows the same rows and ledgers as one that gets everything."""
+    shard = Shard(0)
+    rows, ledger = {}, {}
+    for offset, (log_ms, value) in enumerate(log):
+        shard.apply(offset, log_ms, value)
+        if offset % 3 == 0 or offset == len(log) - 1:
+            for part in snapshot(shard, STAMP, full=False):
+                rows.update({row.row: row for row in part.rows})
+                ledger.update({entry.key: entry for entry in part.ledger})
+    full = snapshot(shard, STAMP, full=True)
+    assert {row.row: rows[row.row] for part in full for row in part.rows} == {
+        row.row: row for part in full for row in part.rows
+    }
+    assert ledger == {entry.key: entry for part in full for entry in part.ledger}
+
+
+@given(LOGS)
+@settings(max_examples=40)
+def test_everything_is_forgotten_in_the_end(log: Log) -> None:
+    """Long after the last window, a single record leaves no row, no ledger and no lost run behind."""
+    shard = fold(log, Changelog(Shard(0)), 0, len(log)).shard
+    later = START_MS + 3 * KEEP_MS
+    for step in range(3):
+        shard.apply(len(log) + step, later + step * 2 * KEEP_MS, b"anything")
+    assert not shard.rows.by_key
+    assert not shard.ledger.by_key
+    assert list(shard.runs.open.values()) == shard.runs.members
