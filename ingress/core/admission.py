@@ -36,7 +36,8 @@ BLOCKED = -1
 MINUTE_S = 60
 GRACE_S = 120
 """Rows are kept for this long after their window: a minute row serves as the previous one, late events settle."""
-MAX_GAUGES_PER_RECORD = 4_000
+MAX_GAUGES_PER_RECORD = 3_000
+"""Brokers take records of 1 MiB by default."""
 MAX_PUBLISHERS = 8
 
 
@@ -98,7 +99,8 @@ class Shard:
 
     __slots__ = (
         "expiries", "fence", "fence_at_ms", "generation", "hw", "installed_ms", "is_synced", "joined_at",
-        "known", "members", "numbers", "partition", "parts", "rows", "settled", "settling", "touched", "weight",
+        "known", "members", "numbers", "partition", "parts", "rejoining", "rows", "settled", "settling", "touched",
+        "weight",
     )  # fmt: skip
 
     def __init__(self, partition: int) -> None:
@@ -123,6 +125,8 @@ class Shard:
         """Rows that snapshots mentioned and no plan here has used."""
         self.expiries: dict[int, list[str]] = {}
         self.touched: list[Binding] = []
+        self.rejoining = 0
+        """How many of the first `touched` carry over what was in flight when this epoch began."""
         self.settling: list[Hold] = []
         """Settled; their events are not on the log yet."""
         self.settled: deque[tuple[int, list[Hold]]] = deque()
@@ -259,12 +263,15 @@ class Registry:
                 hold.end()
         gauges: list[Gauge] = []
         touched, shard.touched = shard.touched, []
-        for index, binding in enumerate(touched):
+        done = 0
+        for binding in touched:
             if len(gauges) >= MAX_GAUGES_PER_RECORD:
-                shard.touched = touched[index:]
+                shard.touched = touched[done:]
                 break
+            done += 1
             binding.touched = False
             gauges += [Gauge(row.key, row.cut(seq)) for row in binding.all if row.seq != seq]
+        shard.rejoining = max(0, shard.rejoining - done)
         return gauges
 
     # ------------------------------------------------------------------------------------------------ snapshots
@@ -342,8 +349,9 @@ class Registry:
         for row in shard.rows.values():
             row.rejoin()
         held = [row for row in shard.rows.values() if row.inflight]
-        if held:
-            shard.touched.append(Binding(held, NEVER_MS, shard.generation))
+        carried = [Binding(held[at : at + 500], NEVER_MS, shard.generation) for at in range(0, len(held), 500)]
+        shard.touched[:0] = carried
+        shard.rejoining = len(carried)
 
     @property
     def is_member(self) -> bool:

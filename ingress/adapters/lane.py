@@ -1,0 +1,120 @@
+"""One partition's way from the log to the broker: what is written, what was cut into records, what is acknowledged.
+
+Payloads wait in memory up to a bound that all lanes share; beyond it they are read back from the log. One record is
+in flight at a time: that alone keeps order, makes sending one again trivial, and tells a recovery all it has to know.
+Writes no files and speaks to no broker.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ingress.adapters.recovery import MAX_RECORD_BYTES, Cut, EpochState, LaneState, Reader
+from ingress.adapters.wal import Segment
+from schemas.usage import Totals
+
+
+class Memory:
+    """Bytes that wait in memory, and how many may."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+
+class Outbox:
+    """Payloads of one kind and partition, in the order in which they were written."""
+
+    __slots__ = ("_fresh", "_kind", "_memory", "_partition", "_queue", "_reader", "sent", "taken", "written")
+
+    def __init__(self, kind: int, partition: int, memory: Memory) -> None:
+        """Begin empty; `kind` is that of the frames."""
+        self._kind = kind
+        self._partition = partition
+        self._memory = memory
+        self._fresh: list[bytes] = []
+        self._queue: deque[bytes] = deque()
+        self._reader: Reader | None = None
+        self.written = 0
+        """Payloads on the log."""
+        self.taken = 0
+        """Payloads that are in a record, or were."""
+        self.sent = 0
+        """Payloads that the broker has acknowledged."""
+
+    @property
+    def waiting(self) -> int:
+        """Payloads on the log and in no record."""
+        return self.written - self.taken
+
+    def add(self, payload: bytes) -> None:
+        """Take a payload that is about to be written."""
+        self._fresh.append(payload)
+
+    def publish(self, segments: list[Segment], start: int) -> None:
+        """Take that what was added is on the log, from offset `start` of the last of `segments`."""
+        fresh, self._fresh = self._fresh, []
+        self.written += len(fresh)
+        if self._reader is not None:
+            return
+        size = sum(map(len, fresh))
+        memory = self._memory
+        if memory.used + size > memory.limit:
+            self._reader = Reader(segments, segments[-1].number, start, self._kind, self._partition)
+            return
+        memory.used += size
+        self._queue.extend(fresh)
+
+    def take(self, count: int, max_bytes: int = MAX_RECORD_BYTES) -> list[bytes]:
+        """Return the next payloads: up to `count`, up to the one that reaches `max_bytes`."""
+        queue, size = self._queue, 0
+        found: list[bytes] = []
+        while queue and len(found) < count and size < max_bytes:
+            payload = queue.popleft()
+            size += len(payload)
+            found.append(payload)
+        self._memory.used -= size
+        if self._reader is not None and not queue and len(found) < count and size < max_bytes:
+            found += self._reader.take(min(count - len(found), self.waiting - len(found)), max_bytes - size)
+            if self.taken + len(found) == self.written:
+                self._reader = None
+        self.taken += len(found)
+        return found
+
+
+class Lane:
+    """The state of one partition."""
+
+    __slots__ = ("decisions", "epochs", "events", "in_flight", "partition")
+
+    def __init__(self, partition: int, epoch: int, events: Outbox, decisions: Outbox) -> None:
+        self.partition = partition
+        self.events = events
+        self.decisions = decisions
+        self.epochs = [EpochState(epoch, 0, Totals())]
+        """Those that are not over; the last one is current."""
+        self.in_flight: Cut | None = None
+
+    @property
+    def state(self) -> LaneState:
+        """What a checkpoint says of it."""
+        return LaneState(
+            events=self.events.written,
+            decisions=self.decisions.written,
+            through=self.events.taken,
+            sent=self.events.sent,
+            sent_decisions=self.decisions.sent,
+            last=self.in_flight,
+            epochs=self.epochs,
+        )
+
+    def acknowledged(self) -> None:
+        """Take that the broker has the record in flight."""
+        cut = self.in_flight
+        assert cut is not None
+        self.in_flight = None
+        self.events.sent = cut.through
+        if cut.final:
+            self.epochs = [epoch for epoch in self.epochs if epoch.epoch != cut.epoch]
