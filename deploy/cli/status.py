@@ -67,8 +67,7 @@ def gather(deployment: Deployment) -> dict[str, Any]:
 def _asker(problems: list[str]) -> Callable[[Api, str], Any]:
     def ask(api: Api, path: str) -> Any:
         try:
-            with api:
-                return api.get(path)
+            return api.get(path)
         except TollwayError as error:
             problems.append(str(error))
             return None
