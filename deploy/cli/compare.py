@@ -16,9 +16,11 @@ Ledger = Mapping[str, Sums]
 
 FIELDS = ("events", "requests", "input_tokens", "output_tokens", "cost_nanos", "unpriced", "charge_nanos")
 """As `schemas.usage.Totals` has them."""
-METER, CLICKHOUSE, ROLLUPS, TOLD = "meter", "clickhouse", "rollups", "told"
+METER, CLICKHOUSE, TOLD = "meter", "clickhouse", "told"
 METER_KEEPS_DAYS = 38
 """The meter forgets a day 40 days after it; older days are compared between ClickHouse's own tables alone."""
+HISTORY_KEEPS_DAYS = 398
+"""ClickHouse forgets an event after 400 days; of older days only the rollups are left."""
 
 
 @dataclass(frozen=True)
@@ -63,27 +65,40 @@ def add_up(rows: Iterable[Mapping[str, Any]], part: str) -> dict[str, dict[str, 
     return ledger
 
 
-def compare(meter: Ledger, told: Ledger, clickhouse: Ledger, rollups: Ledger, today: date) -> list[Comparison]:
+def compare(
+    meter: Ledger, told: Ledger, clickhouse: Ledger, rollups: Mapping[str, Ledger], today: date
+) -> list[Comparison]:
     """Return a comparison for every key that can be compared, in the order of keys.
 
-    `told` covers instances. `rollups` covers organisations, and instances only if it has any. Days that the meter may
-    have forgotten, and instances that it no longer lists, are compared without it.
+    `told` covers instances, `rollups` (by name) cover organisations. Days that the meter may have forgotten, and
+    instances that it no longer lists, are compared without it; days that ClickHouse may have forgotten not at all.
     """
-    oldest = today - timedelta(days=METER_KEEPS_DAYS)
-    rollups_have_instances = any(_is_instance(key) for key in rollups)
-    found = []
-    for key in sorted({*meter, *told, *clickhouse, *rollups}):
-        instance = _is_instance(key)
-        covering = {CLICKHOUSE: clickhouse}
-        if (key in meter) if instance else (key in meter or _day(key) >= oldest):
-            covering = {METER: meter, **covering}
-        if instance and key in told:
-            covering = {TOLD: told, **covering}
-        if not instance or rollups_have_instances:
-            covering[ROLLUPS] = rollups
+    compared = []
+    for key in sorted({*meter, *told, *clickhouse, *(key for ledger in rollups.values() for key in ledger)}):
+        covering = (
+            _of_instance(key, meter, told, clickhouse) if key.startswith("instance=")
+            else _of_day(key, meter, clickhouse, rollups, today)
+        )  # fmt: skip
         if len(covering) > 1:
-            found.append(Comparison(key, {name: ledger.get(key, {}) for name, ledger in covering.items()}))
-    return found
+            compared.append(Comparison(key, {name: ledger.get(key, {}) for name, ledger in covering.items()}))
+    return compared
+
+
+def _of_instance(key: str, meter: Ledger, told: Ledger, clickhouse: Ledger) -> dict[str, Ledger]:
+    known = {TOLD: told} if key in told else {}
+    if key in meter:
+        known[METER] = meter
+    return {**known, CLICKHOUSE: clickhouse}
+
+
+def _of_day(
+    key: str, meter: Ledger, clickhouse: Ledger, rollups: Mapping[str, Ledger], today: date
+) -> dict[str, Ledger]:
+    day = _day(key)
+    if day < today - timedelta(days=HISTORY_KEEPS_DAYS):
+        return {}
+    held = key in meter or day >= today - timedelta(days=METER_KEEPS_DAYS)
+    return {**({METER: meter} if held else {}), CLICKHOUSE: clickhouse, **rollups}
 
 
 def total(comparisons: Iterable[Comparison], prefix: str) -> dict[str, dict[str, int]]:
@@ -97,10 +112,6 @@ def total(comparisons: Iterable[Comparison], prefix: str) -> dict[str, dict[str,
             for field in FIELDS:
                 into[field] += sums.get(field, 0)
     return totals
-
-
-def _is_instance(key: str) -> bool:
-    return key.startswith("instance=")
 
 
 def _day(key: str) -> date:

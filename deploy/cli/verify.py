@@ -18,6 +18,8 @@ from deploy.cli.examples import examples
 from schemas.errors import TransportError
 from schemas.money import format_usd
 
+ROLLUPS = ("rollups", "actors")
+"""Rollups by the hour, and by the day and actor."""
 POLL_S = 0.25
 STILL_S = 5.0
 """Ledgers that differ and have not moved for this long, with nothing on the way, are different."""
@@ -83,7 +85,13 @@ def command(deployment: Deployment, timeout: float, as_json: bool) -> int:
 def reading(meter: Any, history: Any, pending: int | None, down: tuple[str, ...], today: date) -> Reading:
     """Return the comparison of the answers of both `/v1/ledger`."""
     rows = meter["rows"]
-    compared = compare(add_up(rows, "totals"), add_up(rows, "told"), history["raw"], history["rollups"], today)
+    compared = compare(
+        meter=add_up(rows, "totals"),
+        told=add_up(rows, "told"),
+        clickhouse=add_up(history["events"], "totals"),
+        rollups={name: add_up(history[name], "totals") for name in ROLLUPS},
+        today=today,
+    )
     return Reading(tuple(compared), pending, down)
 
 

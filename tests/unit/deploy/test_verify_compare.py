@@ -22,7 +22,9 @@ ONE = sums(events=2, requests=2, input_tokens=30, output_tokens=12, cost_nanos=1
 
 def all_four() -> list[Comparison]:
     """Compare an organisation and an instance on which every ledger agrees."""
-    return compare({ORG: ONE, INSTANCE: ONE}, {INSTANCE: ONE}, {ORG: ONE, INSTANCE: ONE}, {ORG: ONE}, TODAY)
+    return compare(
+        {ORG: ONE, INSTANCE: ONE}, {INSTANCE: ONE}, {ORG: ONE, INSTANCE: ONE}, {"rollups": {ORG: ONE}}, TODAY
+    )
 
 
 def test_equal_ledgers_agree() -> None:
@@ -39,7 +41,7 @@ def test_one_unit_in_any_ledger_is_a_difference(ledger: str, field: str) -> None
     """A single nano-dollar, token or event too many anywhere is found and named."""
     books = {name: {ORG: dict(ONE)} for name in ("meter", "clickhouse", "rollups")}
     books[ledger][ORG][field] += 1
-    (found,) = compare(books["meter"], {}, books["clickhouse"], books["rollups"], TODAY)
+    (found,) = compare(books["meter"], {}, books["clickhouse"], {"rollups": books["rollups"]}, TODAY)
     assert found.differing == (field,)
     assert found.first_difference().startswith(f"{ORG}: {field}: ")
     assert f"{ledger} {ONE[field] + 1}" in found.first_difference()
@@ -55,16 +57,22 @@ def test_a_key_that_is_missing_somewhere_counts_as_zeros() -> None:
     """A whole organisation missing in one ledger does not go unseen, whichever it is."""
     for missing in range(3):
         books = [{} if number == missing else {ORG: ONE} for number in range(3)]
-        (found,) = compare(books[0], {}, books[1], books[2], TODAY)
+        (found,) = compare(books[0], {}, books[1], {"rollups": books[2]}, TODAY)
         assert "events" in found.differing
 
 
 def test_days_that_the_meter_has_forgotten_are_compared_without_it() -> None:
     """History is kept for longer than the meter's ledger; an old day still has to agree within ClickHouse."""
     old = "org=acme/day=2026-09-01"
-    (found,) = compare({}, {}, {old: ONE}, {old: ONE}, TODAY)
+    (found,) = compare({}, {}, {old: ONE}, {"rollups": {old: ONE}}, TODAY)
     assert list(found.sums) == ["clickhouse", "rollups"]
     assert found.agrees
+
+
+def test_days_that_clickhouse_has_forgotten_are_left_out() -> None:
+    """After its events have expired, a day is only in the rollups and has nothing to be compared with."""
+    old = "org=acme/day=2025-09-01"
+    assert compare({}, {}, {}, {"rollups": {old: ONE}}, TODAY) == []
 
 
 def test_instances_that_ended_long_ago_are_left_out() -> None:

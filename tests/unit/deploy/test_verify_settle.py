@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
+from typing import Any
 
 from deploy.cli.compare import FIELDS
 from deploy.cli.verify import STILL_S, Reading, as_object, as_text, reading, settle
@@ -26,15 +27,16 @@ class ManualClock:
         self.now_s += seconds
 
 
-def book(events: int) -> dict[str, dict[str, int]]:
-    """Return a ledger with one organisation."""
-    return {KEY: {**dict.fromkeys(FIELDS, 0), "events": events, "cost_nanos": 1_500_000_000}}
+def accounts(events: int) -> list[dict[str, Any]]:
+    """Return a ledger with one organisation, as services send it."""
+    return [{"key": KEY, "totals": {**dict.fromkeys(FIELDS, 0), "events": events, "cost_nanos": 1_500_000_000}}]
 
 
 def at(meter: int, stored: int, pending: int = 0, down: tuple[str, ...] = ()) -> Reading:
     """Return a reading in which the meter and ClickHouse have so many events."""
-    rows = [{"key": KEY, "totals": book(meter)[KEY], "told": None}]
-    return reading({"rows": rows}, {"raw": book(stored), "rollups": book(stored)}, pending, down, date(2026, 11, 21))
+    rows = [{**account, "told": None} for account in accounts(meter)]
+    history = {"events": accounts(stored), "rollups": accounts(stored), "actors": accounts(stored)}
+    return reading({"rows": rows}, history, pending, down, date(2026, 11, 21))
 
 
 def settled(readings: list[Reading], timeout_s: float = 60) -> tuple[Reading, bool, float, list[str]]:
@@ -58,7 +60,7 @@ def test_waits_for_what_is_on_its_way_and_says_so() -> None:
     found, quiet, _, said = settled([at(1, 1, pending=2), at(3, 1), at(3, 2), at(3, 3)])
     assert (found.agrees, quiet) == (True, True)
     assert said[0] == "waiting: 2 events have not reached the broker"
-    assert said[1] == f"waiting: {KEY}: events: meter 3, clickhouse 1, rollups 1"
+    assert said[1] == f"waiting: {KEY}: events: meter 3, clickhouse 1, rollups 1, actors 1"
 
 
 def test_a_difference_that_stands_still_is_one() -> None:
@@ -66,7 +68,10 @@ def test_a_difference_that_stands_still_is_one() -> None:
     found, quiet, took_s, _ = settled([at(3, 2)])
     assert (found.agrees, quiet) == (False, True)
     assert STILL_S <= took_s < 2 * STILL_S
-    assert as_object(found, quiet, took_s)["first_difference"] == f"{KEY}: events: meter 3, clickhouse 2, rollups 2"
+    assert (
+        as_object(found, quiet, took_s)["first_difference"]
+        == f"{KEY}: events: meter 3, clickhouse 2, rollups 2, actors 2"
+    )
 
 
 def test_a_replica_that_is_down_may_have_more() -> None:
@@ -89,9 +94,9 @@ def test_the_result_as_text_and_json() -> None:
     """Agreeing keys are one line, differing ones a line for each ledger, and JSON has every sum."""
     good, bad = at(3, 3), at(3, 2)
     assert as_text(good, quiet=True).splitlines()[-1] == "all ledgers agree on 1 keys"
-    assert "meter = clickhouse = rollups" in as_text(good, quiet=True)
+    assert "meter = clickhouse = rollups = actors" in as_text(good, quiet=True)
     assert "1.50 USD" in as_text(good, quiet=True)
-    assert as_text(bad, quiet=True).count("DIFFERS") == 3
+    assert as_text(bad, quiet=True).count("DIFFERS") == 4
     found = json.loads(json.dumps(as_object(good, True, 0.5)))
     assert found["ok"] is True
     assert found["organisations"]["meter"]["events"] == 3
@@ -100,6 +105,6 @@ def test_the_result_as_text_and_json() -> None:
 
 def test_no_usage_is_in_order() -> None:
     """An unused deployment agrees with itself."""
-    empty = reading({"rows": []}, {"raw": {}, "rollups": {}}, 0, (), date(2026, 11, 21))
+    empty = reading({"rows": []}, {"events": [], "rollups": [], "actors": []}, 0, (), date(2026, 11, 21))
     assert empty.agrees
     assert as_text(empty, quiet=True) == "no usage yet"
