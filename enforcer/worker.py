@@ -15,7 +15,7 @@ from aiokafka import TopicPartition
 
 from enforcer.adapters.log import Log
 from enforcer.adapters.price_list import PriceList
-from enforcer.adapters.tail import Tail
+from enforcer.adapters.tail import Offsets, Tail
 from enforcer.app import build
 from enforcer.control import ControlPlane
 from enforcer.core import control as control_core
@@ -59,16 +59,21 @@ class Worker:
         self.views = views = Views(connection.partitions, clock)
         topics = {topic_name(topic, prefix): topic for topic in control_core.TOPICS}
         shards = range(connection.partitions)
+        self._offsets = offsets = Offsets(connection)
         self._control = Tail(
-            connection, "control topics", [TopicPartition(name, 0) for name in topics], views.on_control(topics)
+            connection,
+            offsets,
+            "control topics",
+            [TopicPartition(name, 0) for name in topics],
+            views.on_control(topics),
         )
         self._quota = Tail(
-            connection, QUOTA_UPDATES.name,
+            connection, offsets, QUOTA_UPDATES.name,
             [TopicPartition(topic_name(QUOTA_UPDATES, prefix), shard) for shard in shards], views.on_snapshot,
             since_ms=clock() - FULL_SNAPSHOT_WITHIN_MS,
         )  # fmt: skip
         self._decisions = Tail(
-            connection, DECISIONS.name,
+            connection, offsets, DECISIONS.name,
             [TopicPartition(topic_name(DECISIONS, prefix), shard) for shard in shards], views.on_decisions,
             newest=KEPT_DECISIONS,
         )  # fmt: skip
@@ -131,6 +136,7 @@ class Worker:
         backoff_s = FIRST_BACKOFF_S
         for attempt in range(1, START_ATTEMPTS + 1):
             try:
+                await self._offsets.start()
                 await self._log.start()
                 for tail in (self._control, self._quota, self._decisions):
                     await tail.start()
@@ -161,8 +167,8 @@ class Worker:
 
     async def _disconnect(self) -> None:
         await self._log.stop()
-        for tail in (self._control, self._quota, self._decisions):
-            await tail.stop()
+        for reader in (self._control, self._quota, self._decisions, self._offsets):
+            await reader.stop()
 
     async def _stop(self) -> None:
         self._server.should_exit = True
