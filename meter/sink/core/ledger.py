@@ -1,0 +1,56 @@
+"""The history's ledgers, in the form that the meter's have: integer sums by organisation and day, and by run. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+FIELDS = ("events", "requests", "input_tokens", "output_tokens", "cost_nanos", "unpriced", "charge_nanos")
+"""As `schemas.usage.Totals` has them."""
+
+_INPUT = "tokens_input + t.tokens_cache_read + t.tokens_cache_write + t.tokens_cache_write_1h + t.tokens_audio_input"
+_RAW = f"""
+    count(), sum(t.charge_requests),
+    sum(t.{_INPUT}), sum(t.tokens_output + t.tokens_reasoning + t.tokens_audio_output),
+    sum(ifNull(t.cost_usd, toDecimal64(0, 9))), countIf(t.cost_usd IS NULL), sum(t.charge_usd)
+"""
+_ROLLUP = f"""
+    sum(t.events), sum(t.requests),
+    sum(t.{_INPUT}), sum(t.tokens_output + t.tokens_reasoning + t.tokens_audio_output),
+    sum(t.cost_usd), sum(t.unpriced_events), sum(t.charge_usd)
+"""
+# Names and expressions are this module's own.
+BY_DAY = f"SELECT t.org, toDate(t.occurred_at, 'UTC') AS day, {_RAW} FROM usage_events AS t FINAL GROUP BY t.org, day"  # noqa: S608
+BY_RUN = f"SELECT t.instance, t.epoch, {_RAW} FROM usage_events AS t FINAL GROUP BY t.instance, t.epoch"  # noqa: S608
+ROLLUP_BY_DAY = f"SELECT t.org, toDate(t.hour, 'UTC') AS day, {_ROLLUP} FROM usage_hourly AS t GROUP BY t.org, day"  # noqa: S608
+ACTORS_BY_DAY = f"SELECT t.org, t.day, {_ROLLUP} FROM usage_daily_actor AS t GROUP BY t.org, t.day"  # noqa: S608
+
+Account = dict[str, Any]
+"""`key` and `totals`."""
+
+
+def by_day(rows: Iterable[Sequence[Any]]) -> list[Account]:
+    """Return accounts `org=<org>/day=<YYYY-MM-DD>` of rows (org, day, sums…), in the order of their keys."""
+    return _accounts((f"org={org}/day={_iso(day)}", sums) for org, day, *sums in rows)
+
+
+def by_run(rows: Iterable[Sequence[Any]]) -> list[Account]:
+    """Return accounts `instance=<id>/epoch=<n>` of rows (instance, epoch, sums…), in the order of their keys."""
+    return _accounts((f"instance={instance}/epoch={epoch}", sums) for instance, epoch, *sums in rows)
+
+
+def _accounts(found: Iterable[tuple[str, Sequence[Any]]]) -> list[Account]:
+    return [
+        {"key": key, "totals": {name: _integer(name, value) for name, value in zip(FIELDS, sums, strict=True)}}
+        for key, sums in sorted(found)
+    ]
+
+
+def _integer(name: str, value: Any) -> int:
+    return int(Decimal(value).scaleb(9)) if name.endswith("_nanos") else int(value)
+
+
+def _iso(day: date) -> str:
+    return day.isoformat()

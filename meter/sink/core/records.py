@@ -1,0 +1,120 @@
+"""Records of both topics as the sink reads them: decoded as far as rows are counted, and chosen for a batch. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from meter.sink.core.buffer import Entry
+from meter.sink.core.watermarks import Judgement, Watermarks
+from schemas.codec import decode_decisions, decode_event, decode_record
+from schemas.decisions import Decision
+from schemas.errors import DecodeError
+from schemas.usage import Batch, UsageEvent
+
+
+class UsageRecord(NamedTuple):
+    """A batch of a replica; its events are still encoded."""
+
+    instance: str
+    epoch: int
+    seq: int
+    final: bool
+    events: list[msgspec.Raw]
+
+
+class PlacedEvent(NamedTuple):
+    """An event and where it is in the log."""
+
+    event: UsageEvent
+    instance: str
+    epoch: int
+    seq: int
+    offset: int
+    number: int
+    logged_ms: int
+
+
+class PlacedDecision(NamedTuple):
+    """A decision and where it is in the log."""
+
+    decision: Decision
+    offset: int
+    number: int
+    logged_ms: int
+
+
+@dataclass
+class Chosen:
+    """What of a batch goes into the table, and what does not."""
+
+    events: list[PlacedEvent] = field(default_factory=list)
+    duplicates: int = 0
+    """Records that had counted before."""
+    gaps: int = 0
+    """Records held back."""
+    undecodable: int = 0
+    """Events within records that are none of ours; the meter sets their records aside."""
+
+
+def usage_entry(offset: int, logged_ms: int, value: bytes) -> Entry[UsageRecord]:
+    """Return a record of `usage` as it waits; DecodeError if it is none."""
+    record = decode_record(value)
+    if not isinstance(record, Batch):
+        return Entry(offset, logged_ms, None, 0)
+    usage = UsageRecord(record.instance, record.epoch, record.seq, record.final, record.events)
+    return Entry(offset, logged_ms, usage, len(record.events))
+
+
+def decisions_entry(offset: int, logged_ms: int, value: bytes) -> Entry[list[Decision]]:
+    """Return a record of `decisions` as it waits; DecodeError if it is none."""
+    decisions = decode_decisions(value)
+    return Entry(offset, logged_ms, decisions, len(decisions))
+
+
+def choose(entries: Iterable[Entry[UsageRecord]], watermarks: Watermarks) -> Chosen:
+    """Return the events that count, in order, and note in `watermarks` what did.
+
+    The same entries and watermarks give the same events, always: this is what makes a batch that is sent again the
+    batch that it was.
+    """
+    chosen = Chosen()
+    for entry in entries:
+        record = entry.record
+        if record is None:
+            continue
+        judgement = watermarks.judge((record.instance, record.epoch), record.seq, record.final)
+        if judgement is Judgement.DUPLICATE:
+            chosen.duplicates += 1
+        elif judgement is Judgement.GAP:
+            chosen.gaps += 1
+        else:
+            _take(entry, record, chosen)
+    return chosen
+
+
+def _take(entry: Entry[UsageRecord], record: UsageRecord, chosen: Chosen) -> None:
+    for index, raw in enumerate(record.events):
+        try:
+            event = decode_event(raw)
+        except DecodeError:
+            chosen.undecodable += 1
+            continue
+        if event.charge_requests < 0 or event.charge_tokens < 0 or event.charge_nanos < 0:
+            chosen.undecodable += 1  # the meter leaves it out too
+            continue
+        chosen.events.append(
+            PlacedEvent(event, record.instance, record.epoch, record.seq, entry.offset, index, entry.logged_ms)
+        )
+
+
+def place(entries: Iterable[Entry[list[Decision]]]) -> list[PlacedDecision]:
+    """Return the decisions of a batch, in order."""
+    return [
+        PlacedDecision(decision, entry.offset, index, entry.logged_ms)
+        for entry in entries
+        for index, decision in enumerate(entry.record or ())
+    ]

@@ -1,0 +1,298 @@
+"""The sink's loop: takes partitions up, reads, cuts batches, lets lanes insert them, stops cleanly.
+
+Joins the log, the lanes and the store. What is exact about it is in `lane` and in `core`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from meter.sink.core.mark import Mark
+from meter.sink.core.resume import Found, LogMismatch, Resume, resume
+from meter.sink.feeds import AnyFeed, DecisionsFeed, Rejected, UsageFeed
+from meter.sink.lane import Counts, Lane, LaneLost, Limits
+from meter.sink.log import KafkaLog, Message
+from meter.sink.rows import Source
+from meter.sink.settings import HistorySettings
+from meter.sink.store import Store
+from schemas.errors import DecodeError, TransportError
+from schemas.topics import DECISIONS, USAGE, USAGE_DLQ, topic_name
+
+READ_MS = 100
+READ_RECORDS = 4_000
+BACKLOG_BATCHES = 3
+"""Rows of this many batches may wait; then nothing more is read."""
+INSERTS_AT_ONCE = 2
+"""One is converted while the other is inserted."""
+IDLE_COMMIT_MS = 5_000
+"""Records without rows are committed this often."""
+PAUSE_S = 0.5
+MISMATCH_PATIENCE_S = 10.0
+"""A broker that has just come back may not know the end of its log yet."""
+
+_log = structlog.get_logger("history")
+
+
+def wall_ms() -> int:
+    """Return the wall clock in unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class LaneStatus:
+    """A partition as `/v1/status` and the metrics show it."""
+
+    topic: str
+    partition: int
+    position: int
+    """First offset that is not committed."""
+    log_end: int
+    lag: int
+    waiting_rows: int
+    batch_age_ms: int
+    logged_ms: int
+    """Broker time of the last record read; 0 before the first."""
+    counts: Counts
+
+
+class Worker:
+    """Reads `usage` and `decisions` into the store until it is told to stop. The store must be open."""
+
+    def __init__(self, settings: HistorySettings, store: Store) -> None:
+        prefix = settings.kafka.topic_prefix
+        self._settings = settings
+        self._store = store
+        self._usage, self._decisions = topic_name(USAGE, prefix), topic_name(DECISIONS, prefix)
+        self._log = KafkaLog(
+            settings.kafka, settings.group, f"{settings.group}-{settings.instance}", (self._usage, self._decisions),
+            topic_name(USAGE_DLQ, prefix), wall_ms,
+        )  # fmt: skip
+        self._limits = Limits(settings.max_batch_rows, settings.max_batch_age_ms, settings.retry_s)
+        self._log_id = settings.log_id
+        self._lanes: dict[TopicPartition, Lane] = {}
+        self._number = 0
+        self._counts: dict[TopicPartition, Counts] = {}
+        self._flushes: dict[asyncio.Task[bool], TopicPartition] = {}
+        self._checked_holes: dict[TopicPartition, int] = {}
+        self._mismatch_since: float | None = None
+        self._stopping = asyncio.Event()
+
+    @property
+    def waiting(self) -> list[str]:
+        """What is missing before the history is up to date with its partitions; empty if nothing is."""
+        partitions = self._log.assignment.partitions
+        if not partitions:
+            return ["partitions of the log"]
+        return sorted(f"position of {tp.topic}/{tp.partition}" for tp in partitions if tp not in self._lanes)
+
+    @property
+    def undecodable(self) -> int:
+        """Records and events that were none of ours, since the process began."""
+        return sum(counts.undecodable for counts in self._counts.values())
+
+    def status(self) -> list[LaneStatus]:
+        """Return the state of every partition that was taken up."""
+        now_ms = wall_ms()
+        return [
+            LaneStatus(
+                tp.topic, tp.partition, lane.committed, lane.log_end, lane.lag, lane.buffer.rows,
+                lane.buffer.age_ms(now_ms), lane.logged_ms, lane.counts,
+            )
+            for tp, lane in sorted(self._lanes.items())
+        ]  # fmt: skip
+
+    def stop(self) -> None:
+        """Ask `run` to insert what was read, commit, and return."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Read and insert until `stop`.
+
+        Raises:
+            TransportError: the store did not take a batch in time, or the broker refuses for good.
+        """
+        await self._start()
+        try:
+            while not self._stopping.is_set():
+                await self._turn()
+            await self._finish()
+        finally:
+            for task in self._flushes:
+                task.cancel()
+            await asyncio.gather(*self._flushes, return_exceptions=True)
+            await self._log.stop()
+
+    async def _start(self) -> None:
+        while True:
+            try:
+                await self._log.start()
+                self._log_id = self._log_id or await self._log.cluster_id()
+            except (TransportError, KafkaError) as error:
+                if self._stopping.is_set():
+                    return
+                _log.warning("the broker does not answer yet", error=str(error))
+                await asyncio.sleep(PAUSE_S)
+            else:
+                _log.info("reading", log=self._log_id, group=self._settings.group)
+                return
+
+    async def _turn(self) -> None:
+        self._reap()
+        try:
+            await self._take_up()
+            if sum(lane.buffer.rows for lane in self._lanes.values()) < BACKLOG_BATCHES * self._limits.max_rows:
+                self._hand_out(await self._log.read(READ_MS, READ_RECORDS))
+            elif self._flushes:
+                await asyncio.wait(self._flushes, timeout=READ_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
+        except KafkaError as error:
+            _log.warning("reading failed", error=repr(error))
+            await asyncio.sleep(PAUSE_S)
+        self._begin_flushes()
+
+    # ------------------------------------------------------------------------------------------------- partitions
+
+    async def _take_up(self) -> None:
+        """Make a lane of each partition that is new in this assignment."""
+        assignment = self._log.assignment
+        number = assignment.number
+        if number != self._number:
+            self._number = number
+            self._lanes.clear()
+        for tp in sorted(assignment.partitions - self._lanes.keys() - set(self._flushes.values())):
+            try:
+                lane = await self._lane(tp)
+                if assignment.number != number:
+                    return
+                self._log.seek(tp, lane.buffer.position)
+            except LaneLost:
+                return
+            except LogMismatch as error:
+                await self._mismatch(tp, error)
+                return
+            self._mismatch_since = None
+            self._lanes[tp] = lane
+            _log.info("taken up", topic=tp.topic, partition=tp.partition, position=lane.buffer.position,
+                      resend_to=lane.buffer.resend_to)  # fmt: skip
+
+    async def _lane(self, tp: TopicPartition) -> Lane:
+        source = Source(self._log_id, tp.topic, tp.partition)
+        is_usage = tp.topic == self._usage
+        feed: AnyFeed = UsageFeed(source) if is_usage else DecisionsFeed(source)
+        committed, metadata = await self._log.committed(tp)
+        table_last = await asyncio.to_thread(self._store.last_offset, feed.table, source)
+        start, end = await self._log.bounds(tp)
+        found = resume(Found(committed, Mark.decode(metadata), table_last, start, end))
+        if is_usage and not found.watermarks.complete:
+            known = await asyncio.to_thread(self._store.watermarks, source, found.position)
+            found = Resume(found.position, found.resend_to, found.watermarks.merged(known), found.lost)
+        if found.lost:
+            _log.error("the log dropped records before they were read", topic=tp.topic, partition=tp.partition,
+                       offsets=found.lost)  # fmt: skip
+        counts = self._counts.setdefault(tp, Counts())
+        lane = Lane(source, feed, found, self._store, self._log, self._limits, counts)
+        lane.log_end, lane.committed_ms = end, wall_ms()
+        return lane
+
+    async def _mismatch(self, tp: TopicPartition, error: LogMismatch) -> None:
+        now = asyncio.get_running_loop().time()
+        self._mismatch_since = self._mismatch_since or now
+        if now - self._mismatch_since < MISMATCH_PATIENCE_S:
+            await asyncio.sleep(PAUSE_S)
+            return
+        raise TransportError(
+            f"{tp.topic}/{tp.partition}: {error}; if that was meant, name the new log: TOLLWAY_HISTORY_LOG_ID="
+            f"{self._log_id}-2, and reset the offsets of group {self._settings.group}"
+        )
+
+    # ---------------------------------------------------------------------------------------------------- reading
+
+    def _hand_out(self, read: Mapping[TopicPartition, list[Message]]) -> None:
+        now_ms = wall_ms()
+        for tp, messages in read.items():
+            lane = self._lanes.get(tp)
+            if lane is None or self._log.assignment.number != self._number:
+                continue
+            for message in messages:
+                if message.offset < lane.buffer.position:
+                    continue
+                if message.offset > lane.buffer.position and not self._hole_is_known(tp, lane.buffer.position):
+                    del self._lanes[tp]  # taken up anew: the log may have dropped what was to be read
+                    break
+                self._add(lane, message, now_ms)
+        for tp, lane in self._lanes.items():
+            lane.log_end = max(self._log.end(tp) or 0, lane.buffer.position)
+
+    def _hole_is_known(self, tp: TopicPartition, position: int) -> bool:
+        known = self._checked_holes.get(tp) == position
+        self._checked_holes[tp] = position
+        return known
+
+    def _add(self, lane: Lane, message: Message, now_ms: int) -> None:
+        lane.logged_ms = message.timestamp
+        try:
+            entry = lane.feed.entry(message.offset, message.timestamp, message.value or b"")
+        except DecodeError as error:
+            lane.counts.undecodable += 1
+            rejected = Rejected(message.offset, str(error), message.value or b"")
+            # The meter sets records of `usage` aside; nobody else does those of `decisions`.
+            lane.skip(rejected, set_aside=lane.source.topic == self._decisions)
+            return
+        lane.buffer.add(entry, now_ms)
+
+    # --------------------------------------------------------------------------------------------------- inserting
+
+    def _begin_flushes(self) -> None:
+        busy = set(self._flushes.values())
+        now_ms = wall_ms()
+        for tp, lane in self._lanes.items():
+            if len(self._flushes) >= INSERTS_AT_ONCE:
+                break
+            if tp not in busy and self._is_due(lane, now_ms) and self._log.assignment.number == self._number:
+                self._flush(tp, lane, now_ms)
+
+    def _is_due(self, lane: Lane, now_ms: int) -> bool:
+        idle = lane.buffer.position > lane.committed and now_ms - lane.committed_ms >= IDLE_COMMIT_MS
+        return lane.buffer.is_due(now_ms) or (idle and not lane.buffer.rows and lane.buffer.resend_to is None)
+
+    def _flush(self, tp: TopicPartition, lane: Lane, now_ms: int) -> None:
+        self._log.assignment.idle.clear()
+        task = asyncio.create_task(lane.flush(now_ms), name=f"insert {lane.name}")
+        self._flushes[task] = tp
+        task.add_done_callback(self._idle_again)
+
+    def _idle_again(self, _: object) -> None:
+        if all(task.done() for task in self._flushes):
+            self._log.assignment.idle.set()
+
+    def _reap(self) -> None:
+        """Take in the results of flushes that have ended."""
+        for task in [task for task in self._flushes if task.done()]:
+            tp = self._flushes.pop(task)
+            try:
+                task.result()
+            except LaneLost as error:
+                _log.warning("partition lost", topic=tp.topic, partition=tp.partition, reason=str(error))
+                self._lanes.pop(tp, None)
+
+    async def _finish(self) -> None:
+        """Insert and commit everything that was read."""
+        while True:
+            if self._flushes:
+                await asyncio.wait(self._flushes)
+            self._reap()
+            lanes = [lane for lane in self._lanes.values() if lane.buffer.position > lane.buffer.first]
+            progress = False
+            for lane in lanes:
+                try:
+                    progress = await lane.flush(wall_ms()) or progress
+                except LaneLost:
+                    continue
+            if not progress:
+                return
