@@ -62,8 +62,11 @@ def page(settings: list[tuple[str, type[BaseModel]]], example: Path) -> str:
     for title, model in PARTS:
         lines += [f"### `{title}`", "", *_intro(model), *_table(model, typed=True), ""]
     lines += _rules()
-    lines += ["## Settings", "", "Read once at start from the environment; `--check-config` reports all faults and exits with 0 or 2.",
-              "`tollway up` sets them for the processes it starts.", ""]  # fmt: skip
+    lines += [
+        "## Settings", "",
+        "Read once at start from the environment; `--check-config` reports all faults and exits with 0 or 2.",
+        "`tollway up` sets them for the processes it starts.", "",
+    ]  # fmt: skip
     for process, model in settings:
         lines += [f"### {process}", "", *_intro(model), *_environment(model), ""]
     lines += ["### Kafka, in each process", "", *_intro(KafkaConnection), *_table(KafkaConnection, typed=True), ""]
