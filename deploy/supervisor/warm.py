@@ -15,7 +15,7 @@ import sys
 
 MODULES = {
     "meter": "meter.worker",
-    "meter.sink": "meter.sink.worker",
+    "meter.sink": "meter.sink.app",
     "enforcer": "enforcer.app",
     "ingress": "ingress.app",
 }
