@@ -1,0 +1,228 @@
+"""The composition root of an ingress replica: what there is, in which order it starts and stops, and how it is.
+
+Start: the log of earlier runs is found and the pool made; the port answers (503 on metered routes) while policy, keys
+and blocks are read, earlier logs are sent and the meter gives a share; then requests are admitted.
+Stop: no new connection, running requests end within the drain time, everything journalled is sent, the epoch ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+
+from ingress.adapters.driver import IdSource, Services, wall_clock_ms
+from ingress.adapters.governance import Governance
+from ingress.adapters.http import application
+from ingress.adapters.provider_pool import ProviderPool
+from ingress.adapters.server import HttpServer
+from ingress.adapters.targets import TargetBook
+from ingress.core.ports import Context
+from ingress.core.resolver import Resolver
+from ingress.core.stats import Stats
+from ingress.settings import IngressSettings
+from ingress.telemetry import (
+    CONNECTIONS,
+    EPOCH,
+    OPENED,
+    POLICY_VERSION,
+    READY,
+    RETRIED,
+    REUSED,
+    ROWS,
+    STALENESS,
+    UNSENT,
+    WAITING,
+    WAL_BYTES,
+    Reading,
+    registry,
+    request_logger,
+)
+from schemas.published import DRAIN_S, LEASE_MS, OVERSHOOT_BOUND, PROPAGATION_P99_MS, SELF_FENCE_MS
+
+FLUSH_S = 10.0
+"""How long a stopping replica goes on trying to send what is journalled; what is left is sent by its next run."""
+WATCH_S = 0.02
+_log = structlog.get_logger("ingress")
+
+
+class Ingress:
+    """One replica. Make it on the running loop; tells `http` how it is."""
+
+    def __init__(self, settings: IngressSettings) -> None:
+        """Open the log and put the parts together; ConfigError if the state directory cannot be used."""
+        self._settings = settings
+        self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        """Done with the fault after which the process has to end."""
+        self.stats = Stats()
+        self._context = Context(settings.instance, settings.kafka.partitions, self.stats, IdSource())
+        self._context.target_of = TargetBook(settings.simulated_url)
+        self._governance = Governance(
+            settings.kafka,
+            settings.instance,
+            settings.wal_dir,
+            now_ms=wall_clock_ms,
+            on_resolver=self._policy_in_force,
+            on_fault=self._fault,
+        )
+        self._pool = ProviderPool()
+        services = Services(
+            self._context,
+            self._pool,
+            self._governance.journal,
+            wall_clock_ms,
+            request_logger(settings.request_log),
+        )
+        self._server = HttpServer(application(self, registry(self.stats, self._readings)), services, settings)
+        self._opener: asyncio.Task[None] | None = None
+        self._is_stopping = False
+
+    async def start(self) -> None:
+        """Listen and begin to get ready; OSError if the port is taken."""
+        self._context.closed = self._governance.problem
+        self._governance.start()
+        self._opener = asyncio.get_running_loop().create_task(self._open_when_ready(), name="open-when-ready")
+        await self._server.start()
+        _log.info("listening", instance=self._settings.instance, host=self._settings.host, port=self._server.port)
+
+    async def stop(self) -> None:
+        """Drain, send what is journalled, end the epoch."""
+        self._is_stopping = True
+        if self._opener is not None:
+            self._opener.cancel()
+            await asyncio.gather(self._opener, return_exceptions=True)
+        await self._server.stop()
+        self._pool.abort()
+        await self._pool.close()
+        is_clean = await self._governance.stop(FLUSH_S)
+        _log.info("stopped", everything_sent=is_clean, unsent_events=self._governance.journal.unsent_events)
+
+    async def _open_when_ready(self) -> None:
+        """Admit requests once everything is there; from then on each partition's own state decides."""
+        context = self._context
+        while self._governance.problem:
+            context.closed = self._governance.problem
+            await asyncio.sleep(WATCH_S)
+        context.closed = ""
+        _log.info("ready", epoch=self._governance.journal.epoch, policy=self.policy_version)
+
+    def _policy_in_force(self, resolver: Resolver) -> None:
+        self._context.resolver = resolver
+
+    def _fault(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+    # -- `http.Insight` ------------------------------------------------------------------------------------------
+
+    @property
+    def resolver(self) -> Resolver | None:
+        """The policy in force."""
+        return self._context.resolver
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the policy in force; 0 without one."""
+        return 0 if self.resolver is None else self.resolver.policy_version
+
+    def now_ms(self) -> int:
+        """Return unix milliseconds."""
+        return wall_clock_ms()
+
+    def waiting(self) -> list[str]:
+        """Return what is missing before requests are admitted."""
+        if self._is_stopping:
+            return ["the ingress is stopping"]
+        problem = self._governance.problem or self._context.closed
+        return [problem] if problem else []
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of this replica."""
+        governance, pool, journal = self._governance, self._pool, self._governance.journal
+        waiting = self.waiting()
+        return {
+            "instance": self._settings.instance,
+            "ready": not waiting,
+            "waiting": waiting,
+            "epoch": journal.epoch,
+            "rejoins": governance.rejoins,
+            "policy": {"version": self.policy_version, "faults": governance.views.policy_faults},
+            "keys": len(governance.views.keyring),
+            "partitions": [
+                {
+                    "partition": shard.partition,
+                    "member": shard.is_member,
+                    "weight": [shard.weight.num, shard.weight.den],
+                    "fence": shard.fence,
+                    "staleness_ms": staleness_ms,
+                    "rows": len(shard.rows),
+                }
+                for shard, staleness_ms in zip(governance.registry.shards, governance.staleness_ms(), strict=True)
+            ],
+            "wal": {
+                "bytes": journal.wal_bytes,
+                "unsent_events": journal.unsent_events,
+                "open_admissions": journal.open_admissions,
+                "replayed": governance.sender.has_replayed,
+                "ack_age_ms": governance.sender.ack_age_ms,
+            },
+            "requests": {"in_flight": self.stats.in_flight, "bugs": self.stats.bugs},
+            "connections": {
+                "clients": self._server.connections,
+                "providers_open": pool.open_connections,
+                "providers_idle": pool.idle_connections,
+                "providers_waiting": pool.waiting_requests,
+            },
+            "published": {
+                "propagation_p99_ms": PROPAGATION_P99_MS,
+                "overshoot_bound": OVERSHOOT_BOUND,
+                "lease_ms": LEASE_MS,
+                "self_fence_ms": SELF_FENCE_MS,
+                "drain_s": DRAIN_S,
+            },
+        }
+
+    def _readings(self) -> Iterator[Reading]:
+        governance, pool, journal = self._governance, self._pool, self._governance.journal
+        yield READY, (), float(not self.waiting())
+        yield POLICY_VERSION, (), self.policy_version
+        yield EPOCH, (), journal.epoch
+        for partition, staleness_ms in enumerate(governance.staleness_ms()):
+            if staleness_ms >= 0:
+                yield STALENESS, (str(partition),), staleness_ms / 1000
+        yield ROWS, (), sum(len(shard.rows) for shard in governance.registry.shards)
+        yield WAL_BYTES, (), journal.wal_bytes
+        yield UNSENT, (), journal.unsent_events
+        yield CONNECTIONS, ("idle",), pool.idle_connections
+        yield CONNECTIONS, ("busy",), pool.open_connections - pool.idle_connections
+        yield WAITING, (), pool.waiting_requests
+        yield OPENED, (), pool.opened_total
+        yield REUSED, (), pool.reused_total
+        yield RETRIED, (), pool.retried_total
+
+
+async def run(settings: IngressSettings, stopping: asyncio.Event) -> int:
+    """Run a replica until `stopping` is set or a fault; return the exit code."""
+    ingress = Ingress(settings)
+    try:
+        await ingress.start()
+    except OSError as error:
+        _log.error("cannot listen", host=settings.host, port=settings.port, fault=str(error))
+        await ingress.stop()
+        return 1
+    stopped = asyncio.get_running_loop().create_task(stopping.wait(), name="signals")
+    ends: set[asyncio.Future[Any]] = {stopped, ingress.failed}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if ingress.failed.done():
+        _log.critical("the ingress ends", exc_info=ingress.failed.result())
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(1):
+                await ingress.stop()
+        return 1
+    _log.info("stopping", drain_s=settings.drain_s)
+    await ingress.stop()
+    return 0
