@@ -23,10 +23,13 @@ class IngressSettings(BaseSettings):
 
     kafka: KafkaConnection = KafkaConnection()
     host: str = "127.0.0.1"
+    """Address that clients reach."""
     port: int = Field(default=8080, ge=0, le=65_535)
+    """Port of the same address."""
     state_dir: Path = Path("state")
     """Holds the write-ahead log of this replica in `ingress/<instance>`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """From which level on the process logs."""
     instance: str = Field(default="ingress-1", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     """Who this replica is. Stable over restarts, and unlike that of every other replica that runs."""
     simulated_url: str = Field(default="http://127.0.0.1:8701/v1", pattern=r"^https?://[^\s]+$")
@@ -39,7 +42,9 @@ class IngressSettings(BaseSettings):
     drain_s: int = Field(default=DRAIN_S, ge=0, le=3_600)
     """How long running requests may go on after SIGTERM."""
     tls_cert_file: Path | None = None
+    """Certificate to serve TLS with; without it, plain HTTP."""
     tls_key_file: Path | None = None
+    """Key of that certificate."""
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

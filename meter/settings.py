@@ -23,9 +23,11 @@ class MeterSettings(BaseSettings):
     host: str = "127.0.0.1"
     """What `/healthz`, `/readyz` and `/metrics` listen on."""
     port: int = Field(default=8720, ge=1, le=65_535)
+    """Port of the same address."""
     state_dir: Path = Path("state")
     """Kept for uniformity: the meter's state is in Kafka."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """From which level on the process logs."""
     slot: int = Field(default=0, ge=0)
     """Number of this worker among the meter's workers. A worker that returns under its number takes its partitions up
     at once; without it the others would wait for the session of the dead one to end."""

@@ -22,9 +22,11 @@ class HistorySettings(BaseSettings):
     host: str = "127.0.0.1"
     """What the API listens on."""
     port: int = Field(default=8730, ge=1, le=65_535)
+    """Port of the same address."""
     state_dir: Path = Path("state")
     """The embedded engine keeps its data in `clickhouse` below it. One process a directory."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """From which level on the process logs."""
     admin_token: SecretStr = Field(min_length=16)
     """Bearer token of every path below `/v1`."""
     clickhouse_url: SecretStr | None = None
