@@ -95,6 +95,7 @@ class Lane:
         self.committed_ms = 0
         self.logged_ms = 0
         self._skipped: list[Rejected] = []
+        self._inserting_rows = 0
         self._store = store
         self._log = log
         self._limits = limits
@@ -106,9 +107,14 @@ class Lane:
         return f"{self.source.topic}/{self.source.partition}"
 
     @property
+    def waiting_rows(self) -> int:
+        """Rows that were read and are not known to be in the table."""
+        return self.buffer.rows + self._inserting_rows
+
+    @property
     def lag(self) -> int:
-        """Records on the log that are not committed."""
-        return max(0, self.log_end - self.committed)
+        """Records on the log that are not in the table and may have to be."""
+        return max(0, self.log_end - (self.committed if self.waiting_rows else self.buffer.position))
 
     def skip(self, rejected: Rejected, set_aside: bool) -> None:
         """Pass over a record that is none of ours; set it aside with the next batch if nobody else does."""
@@ -127,6 +133,7 @@ class Lane:
         cut = self.buffer.cut(now_ms)
         if cut is None:
             return False
+        self._inserting_rows = cut.rows
         after = self.watermarks.copy()
         converted: Converted = await self._run(self.feed.convert, cut.entries, after)
         if converted.tables.rows:
@@ -141,6 +148,7 @@ class Lane:
         self.watermarks = after
         self.committed = cut.last + 1
         self.committed_ms = now_ms
+        self._inserting_rows = 0
         self._count(converted, resent)
         return True
 

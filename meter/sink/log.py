@@ -122,11 +122,13 @@ class KafkaLog:
         position = found.get(partition)
         return (None, "") if position is None or position.offset < 0 else (position.offset, position.metadata)
 
-    async def bounds(self, partition: TopicPartition) -> tuple[int, int]:
-        """Return the first offset on the log and the one after the last."""
-        start = await self._consumer.beginning_offsets([partition])
-        end = await self._consumer.end_offsets([partition])
-        return start[partition], end[partition]
+    async def bounds(self, partitions: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """Return of each partition the first offset on the log and the one after the last."""
+        # Two questions for all of them: each waits behind the fetch that is under way on its connection.
+        start, end = await asyncio.gather(
+            self._consumer.beginning_offsets(partitions), self._consumer.end_offsets(partitions)
+        )
+        return {partition: (start[partition], end[partition]) for partition in partitions}
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read on from `offset`; LaneLost if the partition is not ours any more."""

@@ -55,6 +55,7 @@ class LaneStatus:
     """First offset that is not committed."""
     log_end: int
     lag: int
+    """Records on the log that are not in the table and may have to be."""
     waiting_rows: int
     batch_age_ms: int
     logged_ms: int
@@ -102,7 +103,7 @@ class Worker:
         now_ms = wall_ms()
         return [
             LaneStatus(
-                tp.topic, tp.partition, lane.committed, lane.log_end, lane.lag, lane.buffer.rows,
+                tp.topic, tp.partition, lane.committed, lane.log_end, lane.lag, lane.waiting_rows,
                 lane.buffer.age_ms(now_ms), lane.logged_ms, lane.counts,
             )
             for tp, lane in sorted(self._lanes.items())
@@ -165,30 +166,39 @@ class Worker:
         if number != self._number:
             self._number = number
             self._lanes.clear()
-        for tp in sorted(assignment.partitions - self._lanes.keys() - set(self._flushes.values())):
-            try:
-                lane = await self._lane(tp)
-                if assignment.number != number:
-                    return
-                self._log.seek(tp, lane.buffer.position)
-            except LaneLost:
-                return
-            except LogMismatch as error:
-                await self._mismatch(tp, error)
-                return
-            self._mismatch_since = None
-            self._lanes[tp] = lane
-            _log.info("taken up", topic=tp.topic, partition=tp.partition, position=lane.buffer.position,
-                      resend_to=lane.buffer.resend_to)  # fmt: skip
+        wanted = sorted(assignment.partitions - self._lanes.keys() - set(self._flushes.values()))
+        if not wanted:
+            return
+        try:
+            bounds = await self._log.bounds(wanted)
+            lanes = await asyncio.gather(*(self._lane(tp, *bounds[tp]) for tp in wanted))
+        except LogMismatch as error:
+            await self._mismatch(error)
+            return
+        self._mismatch_since = None
+        if assignment.number == number:
+            for tp, lane in zip(wanted, lanes, strict=True):
+                self._begin(tp, lane)
 
-    async def _lane(self, tp: TopicPartition) -> Lane:
+    def _begin(self, tp: TopicPartition, lane: Lane) -> None:
+        try:
+            self._log.seek(tp, lane.buffer.position)
+        except LaneLost:
+            return
+        self._lanes[tp] = lane
+        _log.info("taken up", topic=tp.topic, partition=tp.partition, position=lane.buffer.position,
+                  resend_to=lane.buffer.resend_to)  # fmt: skip
+
+    async def _lane(self, tp: TopicPartition, start: int, end: int) -> Lane:
         source = Source(self._log_id, tp.topic, tp.partition)
         is_usage = tp.topic == self._usage
         feed: AnyFeed = UsageFeed(source) if is_usage else DecisionsFeed(source)
         committed, metadata = await self._log.committed(tp)
         table_last = await asyncio.to_thread(self._store.last_offset, feed.table, source)
-        start, end = await self._log.bounds(tp)
-        found = resume(Found(committed, Mark.decode(metadata), table_last, start, end))
+        try:
+            found = resume(Found(committed, Mark.decode(metadata), table_last, start, end))
+        except LogMismatch as error:
+            raise LogMismatch(f"{tp.topic}/{tp.partition}: {error}") from error
         if is_usage and not found.watermarks.complete:
             known = await asyncio.to_thread(self._store.watermarks, source, found.position)
             found = Resume(found.position, found.resend_to, found.watermarks.merged(known), found.lost)
@@ -200,14 +210,14 @@ class Worker:
         lane.log_end, lane.committed_ms = end, wall_ms()
         return lane
 
-    async def _mismatch(self, tp: TopicPartition, error: LogMismatch) -> None:
+    async def _mismatch(self, error: LogMismatch) -> None:
         now = asyncio.get_running_loop().time()
         self._mismatch_since = self._mismatch_since or now
         if now - self._mismatch_since < MISMATCH_PATIENCE_S:
             await asyncio.sleep(PAUSE_S)
             return
         raise TransportError(
-            f"{tp.topic}/{tp.partition}: {error}; if that was meant, name the new log: TOLLWAY_HISTORY_LOG_ID="
+            f"{error}; if that was meant, name the new log: TOLLWAY_HISTORY_LOG_ID="
             f"{self._log_id}-2, and reset the offsets of group {self._settings.group}"
         )
 

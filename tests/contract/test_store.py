@@ -1,0 +1,306 @@
+"""What the history's store promises, on the embedded engine and, where a container can run, on a server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from meter.sink import migrate
+from meter.sink.core import ledger, report
+from meter.sink.core.buffer import Entry
+from meter.sink.core.errors import BadQuery, StoreUnavailable
+from meter.sink.core.records import PlacedEvent, place
+from meter.sink.engines import embedded
+from meter.sink.rows import DECISIONS_TABLE, USAGE_TABLE, DecisionRows, Source, UsageRows
+from meter.sink.store import ClickHouse
+from schemas.migrations import load, migrations
+from schemas.tokens import TokenUsage
+from schemas.usage import Attribution, UsageEvent
+from tests.history_builders import ACME, MONTH_END_MS, NOW_MS, a_decision, an_event, totals_of
+
+SOURCE = Source("cluster", "usage", 2)
+
+
+@pytest.fixture(params=["clickhouse", pytest.param("clickhouse_server", marks=pytest.mark.container)])
+def store(request: pytest.FixtureRequest) -> ClickHouse:
+    """Return a store of each kind."""
+    found: ClickHouse = request.getfixturevalue(request.param)
+    return found
+
+
+def insert(store: ClickHouse, events: list[UsageEvent], token: str = "t", offset: int = 0, seq: int = 1) -> None:
+    """Insert events as one record of the log, under a token."""
+    placed = [PlacedEvent(event, "ingress-1", 1, seq, offset, number, NOW_MS) for number, event in enumerate(events)]
+    tables = UsageRows(SOURCE).tables(placed)
+    assert not tables.unstorable
+    for month, table in tables.by_month.items():
+        store.insert(USAGE_TABLE, table, f"{token}/{month}")
+
+
+def counts(store: ClickHouse) -> tuple[int, int, int]:
+    """Return how many events the ledger, and each of the rollups, has."""
+    found = [
+        store.rows(sql)[0][0]
+        for sql in ("SELECT count() FROM usage_events", "SELECT sum(events) FROM usage_hourly",
+                    "SELECT sum(events) FROM usage_daily_actor")
+    ]  # fmt: skip
+    return int(found[0]), int(found[1]), int(found[2])
+
+
+def test_every_field_of_an_event_comes_back(store: ClickHouse) -> None:
+    """What is in an event and its attribution is in its row, to the nano-dollar and the millisecond."""
+    event = an_event(
+        attributed(user="zoë", tags={"env": "prod", "feature": "väg"}), ["a/requests/x/w", "b/cost/y/w"],
+        usage=TokenUsage(1, 2, 3, 4, 5, 6, 7, 8), cost_nanos=999_999_999_999_999_999, charge_nanos=1, ttft_ms=-1,
+        attempt=3, http_status=429, streamed=True, duration_ms=10**12, occurred_ms=NOW_MS + 7, decision_id=b"d" * 16,
+    )  # fmt: skip
+    insert(store, [event], offset=9, seq=4)
+    names = [name for (name, *_) in store.rows("DESCRIBE TABLE usage")]
+    row = dict(zip(names, store.rows("SELECT * FROM usage")[0], strict=True))
+    assert (row["id"].bytes, row["request_id"].bytes, row["decision_id"].bytes) == (
+        event.id,
+        event.request_id,
+        b"d" * 16,
+    )
+    assert row["cost_usd"] == Decimal("999999999.999999999")
+    assert row["charge_usd"] == Decimal("0.000000001")
+    assert round(row["occurred_at"].timestamp() * 1000) == NOW_MS + 7
+    assert (row["input_tokens"], row["output_tokens"], row["ttft_ms"]) == (1 + 3 + 4 + 5 + 7, 2 + 6 + 8, None)
+    assert row["tags"] == {"env": "prod", "feature": "väg"}
+    assert row["row_keys"] == ["a/requests/x/w", "b/cost/y/w"]
+    assert (row["user"], row["org"], row["key_id"], row["policy_version"]) == ("zoë", "acme", "key_1", 3)
+    assert (row["attempt"], row["http_status"], row["streamed"], row["duration_ms"]) == (3, 429, True, 10**12)
+    assert (row["instance"], row["epoch"], row["seq"], row["src_offset"], row["src_index"]) == ("ingress-1", 1, 4, 9, 0)
+    assert (row["src_log"], row["src_topic"], row["src_partition"]) == ("cluster", "usage", 2)
+
+
+def attributed(**fields: Any) -> Attribution:
+    """Return the usual attribution with other fields."""
+    values = {name: getattr(ACME, name) for name in ACME.__struct_fields__}
+    return Attribution(**{**values, **fields})
+
+
+def test_unknown_cost_is_null_and_free_is_zero(store: ClickHouse) -> None:
+    """A cost that is not known is NULL in the ledger and counted apart in the rollups; a price of 0 is 0."""
+    insert(store, [an_event(cost_nanos=None), an_event(cost_nanos=0), an_event(cost_nanos=5)])
+    assert [row[0] for row in store.rows("SELECT cost_usd FROM usage ORDER BY cost_usd NULLS FIRST")] == [
+        None, Decimal("0E-9"), Decimal("5E-9"),
+    ]  # fmt: skip
+    for table in ("usage_hourly", "usage_daily_actor"):
+        assert store.rows(
+            f"SELECT sum(priced_events), sum(unpriced_events), sum(unpriced_requests), sum(cost_usd) FROM {table}"
+        ) == [(2, 1, 1, Decimal("5E-9"))]
+
+
+def test_the_same_token_counts_once(store: ClickHouse) -> None:
+    """A batch that is sent again is dropped, in the ledger and in every rollup, whatever month it is of."""
+    events = [an_event(), an_event(occurred_ms=MONTH_END_MS - 1), an_event(occurred_ms=MONTH_END_MS)]
+    insert(store, events)
+    insert(store, events)
+    assert counts(store) == (3, 3, 3)
+
+
+def test_a_batch_that_was_cut_short_is_completed(store: ClickHouse) -> None:
+    """If a rollup fails, the same batch again fills what is missing and doubles nothing."""
+    client = store._connect(store._database, {})
+    client.command("ALTER TABLE usage_daily_actor_feed MODIFY QUERY SELECT throwIf(1) AS events FROM usage_events")
+    events = [an_event(), an_event()]
+    with pytest.raises(StoreUnavailable):
+        insert(store, events)
+    broken = counts(store)
+    assert broken != (2, 2, 2)
+    statements = [text for text in migrations()[0].statements if "usage_daily_actor_feed" in text]
+    client.command("DROP TABLE usage_daily_actor_feed SYNC")
+    client.command(statements[0])
+    insert(store, events)
+    insert(store, events)
+    client.close()
+    assert counts(store) == (2, 2, 2)
+
+
+def test_position_and_watermarks_are_those_of_the_rows(store: ClickHouse) -> None:
+    """The table tells the last offset of a partition, and the last record of each run below an offset."""
+    assert store.last_offset(USAGE_TABLE, SOURCE) is None
+    insert(store, [an_event()], "a", offset=5, seq=3)
+    insert(store, [an_event()], "b", offset=9, seq=4)
+    assert store.last_offset(USAGE_TABLE, SOURCE) == 9
+    assert store.last_offset(USAGE_TABLE, replace(SOURCE, partition=3)) is None
+    assert store.last_offset(USAGE_TABLE, replace(SOURCE, log="another")) is None
+    assert store.watermarks(SOURCE, before=10) == {("ingress-1", 1): 4}
+    assert store.watermarks(SOURCE, before=9) == {("ingress-1", 1): 3}
+    assert store.watermarks(SOURCE, before=5) == {}
+
+
+def test_decisions_are_kept_with_what_refused(store: ClickHouse) -> None:
+    """A decision comes back with row, limit, use, weight and fence."""
+    decision = a_decision()
+    rows = DecisionRows(replace(SOURCE, topic="decisions"))
+    for month, table in rows.tables(place([Entry(4, NOW_MS, [decision], 1)])).by_month.items():
+        store.insert(DECISIONS_TABLE, table, f"d{month}")
+    found = store.rows(
+        "SELECT toString(id), reason, rule, row_key, limit_value, used_value, asked_value, room_value, weight_num,"
+        " weight_den, weight_off, fence, toUnixTimestamp(resets_at), org, tags['env'] FROM decisions"
+    )
+    assert found == [
+        ("00000000-0000-0000-0000-" + decision.id.hex()[-12:], "budget", "team-month", decision.row, 10**9, 999_999_999,
+         27_000, 1, 1, 2, 1, 77, 1_796_083_200, "acme", "prod")
+    ]  # fmt: skip
+
+
+def test_ledgers_agree_with_the_sums_of_the_contract(store: ClickHouse) -> None:
+    """Sums by organisation and day, and by run, are those of `schemas.usage.Totals`, from events and from rollups."""
+    other = attributed(org="beta")
+    events = [
+        an_event(usage=TokenUsage(10, 1, 2, 3, 4, 5, 6, 7), cost_nanos=123_456_789_123_456_789),
+        an_event(cost_nanos=None, charge_nanos=77),
+        an_event(occurred_ms=MONTH_END_MS, charge_requests=0),
+        an_event(other, status="refused", cost_nanos=0, charge_requests=0, charge_nanos=0, usage=TokenUsage()),
+    ]
+    insert(store, events)
+    by_key = {
+        "org=acme/day=2026-11-21": events[:2],
+        "org=acme/day=2026-12-01": [events[2]],
+        "org=beta/day=2026-11-21": [events[3]],
+    }
+    expected = {key: as_dict(found) for key, found in by_key.items()}
+    for sql in (ledger.BY_DAY, ledger.ROLLUP_BY_DAY, ledger.ACTORS_BY_DAY):
+        assert {account["key"]: account["totals"] for account in ledger.by_day(store.rows(sql))} == expected
+    by_run = ledger.by_run(store.rows(ledger.BY_RUN))
+    assert by_run == [{"key": "instance=ingress-1/epoch=1", "totals": as_dict(events)}]
+
+
+def as_dict(events: list[UsageEvent]) -> dict[str, int]:
+    """Return the sums of events by name."""
+    totals = totals_of(events)
+    return {name: getattr(totals, name) for name in totals.__struct_fields__}
+
+
+BYS = ("org", "org,team", "user,model", "key", "status,operation", "day", "hour", "user,hour")
+BOUNDS = ((None, None), ("2026-11-21", "2026-12-01"), ("2026-11-21T10:30:00Z", None))
+
+
+def test_reports_foot_to_the_nano_dollar(store: ClickHouse) -> None:
+    """Whatever a report groups by and whichever table answers, rows sum to the totals, and totals to the events."""
+    events = [
+        an_event(attributed(user=f"u{number % 3}", team=f"t{number % 2}"), cost_nanos=10**15 + number,
+                 occurred_ms=NOW_MS - number * 1_700_000, status="failed" if number % 4 == 0 else "settled")
+        for number in range(12)
+    ]  # fmt: skip
+    insert(store, [*events, an_event(cost_nanos=None)])
+    tables = set()
+    for by, bounds in itertools.product(BYS, BOUNDS):
+        query = report.parse(by, *bounds)
+        assert isinstance(query, report.SpendQuery)
+        tables.add(query.table)
+        since = 0 if query.since is None else query.since.timestamp() * 1000
+        until = 10**15 if query.until is None else query.until.timestamp() * 1000
+        inside = [event for event in events if since <= event.occurred_ms < until]
+        found = report.answer(query, store.rows(query.sql(), query.parameters()))
+        cost = found.columns.index("cost_usd")
+        assert found.totals["events"] == len(inside) + 1, (by, bounds)
+        assert found.totals["unpriced_requests"] == 1
+        assert nanos(found.totals["cost_usd"]) == sum(event.cost_nanos or 0 for event in inside)
+        assert nanos(found.totals["cost_usd"]) == sum(nanos(row[cost]) for row in found.rows if row[cost] is not None)
+        assert sum(row[found.columns.index("requests")] for row in found.rows) == found.totals["requests"]
+    assert tables == {"usage_events", "usage_hourly", "usage_daily_actor"}
+
+
+def nanos(usd: str) -> int:
+    """Return exact decimal USD as nano-dollars."""
+    return int(Decimal(usd).scaleb(9))
+
+
+def test_a_group_without_any_price_has_no_cost(store: ClickHouse) -> None:
+    """Spend that is unknown is shown as unknown, never as 0."""
+    insert(store, [an_event(attributed(model="new"), cost_nanos=None), an_event()])
+    for by in ("model", "user,model", "model,hour"):
+        query = report.parse(by, None, None)
+        assert isinstance(query, report.SpendQuery)
+        found = report.answer(query, store.rows(query.sql(), query.parameters()))
+        rows = {row[found.columns.index("model")]: dict(zip(found.columns, row, strict=True)) for row in found.rows}
+        assert (rows["new"]["cost_usd"], rows["new"]["unpriced_requests"]) == (None, 1)
+        assert (rows["gpt-4o-mini"]["cost_usd"], rows["gpt-4o-mini"]["unpriced_requests"]) == ("0.000027000", 0)
+    assert store.rows("SELECT cost_usd FROM spend_hourly WHERE model = 'new'") == [(None,)]
+    assert store.rows("SELECT cost_usd FROM spend_daily WHERE model = 'new'") == [(None,)]
+
+
+REFUSED = (
+    "INSERT INTO usage_events (id) VALUES (generateUUIDv4())", "DROP TABLE usage_events", "SELECT 1; SELECT 2",
+    "SELECT * FROM file('/etc/hostname', 'LineAsString')", "SELECT * FROM url('http://127.0.0.1:1/', 'CSV', 'a Int8')",
+    "SELECT 1 INTO OUTFILE '/tmp/never.csv'", "SELECT 1 SETTINGS max_result_rows = 0", "KILL QUERY WHERE 1",
+    "SELECT * FROM default.`/etc/hostname`", "SELECT nothing FROM usage", "SELECT * FROM numbers(2000)",
+    "SELECT", "", "SET readonly = 0", "CREATE TEMPORARY TABLE x (a Int8)", "SELECT 1 FORMAT CSV",
+)  # fmt: skip
+
+
+def test_queries_read_and_do_nothing_else(store: ClickHouse) -> None:
+    """What writes, reaches outside, asks twice, is wrong or is too large is refused in words; the next query works."""
+    insert(store, [an_event()])
+    for sql in REFUSED:
+        with pytest.raises(BadQuery) as refused:
+            store.ask(sql, "JSONCompact")
+        assert str(refused.value), sql
+        assert json.loads(store.ask("SELECT toInt64(7), toDecimal64(1, 9) AS d;", "JSONCompact"))["data"] == [[7, "1"]]
+    assert not Path("/tmp/never.csv").exists()
+    assert counts(store) == (1, 1, 1)
+    insert(store, [an_event()], "u")
+    assert counts(store) == (2, 2, 2)
+
+
+def test_schema_is_brought_up_to_date_once(store: ClickHouse) -> None:
+    """Opening again applies nothing; a new migration is applied; a changed or an unknown one is refused."""
+    client = store._connect(None, {})
+    assert migrate.apply(client, store._database) == []
+    more = load("0099_more.sql", "CREATE TABLE IF NOT EXISTS more (a Int8) ENGINE = Memory;\n")
+    more = replace(more, number=len(migrations()) + 1)
+    assert migrate.apply(client, store._database, [*migrations(), more]) == [more]
+    assert migrate.apply(client, store._database, [*migrations(), more]) == []
+    with pytest.raises(migrate.MigrationError, match="put the file back"):
+        migrate.apply(client, store._database, [*migrations(), replace(more, sha256="0" * 64)])
+    with pytest.raises(migrate.MigrationError, match="not known to this version"):
+        migrate.apply(client, store._database)
+    client.close()
+
+
+def test_tables_have_what_exactness_rests_on(store: ClickHouse) -> None:
+    """Every table that rows are inserted into drops batches that come again, and is split by month."""
+    found = store.rows(
+        "SELECT name, partition_key, engine_full FROM system.tables WHERE database = currentDatabase()"
+        " AND engine LIKE '%MergeTree' AND name != 'schema_migrations' ORDER BY name"
+    )
+    assert [row[0] for row in found] == ["enforcement_decisions", "usage_daily_actor", "usage_events", "usage_hourly"]
+    for _, partition, engine in found:
+        assert partition.startswith("toYYYYMM(")
+        assert "non_replicated_deduplication_window = 10000" in engine
+        assert "TTL" in engine
+
+
+def test_one_embedded_engine_is_open_to_many_threads(
+    clickhouse: ClickHouse, clickhouse_directory: Path, request: pytest.FixtureRequest
+) -> None:
+    """Several stores on the one directory of a process share its engine; another directory is refused."""
+    again = ClickHouse(embedded(clickhouse_directory), clickhouse._database)
+    again.open()
+    insert(clickhouse, [an_event()])
+    assert counts(again) == (1, 1, 1)
+    again.close()
+    with pytest.raises(StoreUnavailable, match="different path"):
+        ClickHouse(embedded(clickhouse_directory / "other"), "x").open()
+
+
+def test_arrow_tables_have_the_columns_of_the_schema(store: ClickHouse) -> None:
+    """Every column that is not computed by the engine is given by the sink."""
+    for table, made in (
+        (USAGE_TABLE, UsageRows(SOURCE).tables([PlacedEvent(an_event(), "i", 1, 1, 0, 0, NOW_MS)])),
+        (DECISIONS_TABLE, DecisionRows(SOURCE).tables(place([Entry(0, NOW_MS, [a_decision()], 1)]))),
+    ):
+        columns = {name for name, _, kind, *_ in store.rows(f"DESCRIBE TABLE {table}") if not kind}
+        arrow: pa.Table = next(iter(made.by_month.values()))
+        assert set(arrow.column_names) == columns
