@@ -18,6 +18,7 @@ from schemas.money import Price
 from schemas.policy import Budget, Limit, Policy, PolicyRecord
 from schemas.policy_file import load_policy
 
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_RECORD_BYTES = 950_000
 """A record with its prices must fit into one message."""
 
@@ -60,7 +61,7 @@ def read(text: str) -> Document:
         policy = load_policy(text)
     except ConfigError as error:
         raise ConfigError([problem.removeprefix("policy: ") for problem in error.problems]) from error
-    return Document(yaml.safe_load(text), policy)
+    return Document(yaml.load(text, Loader=_Loader), policy)
 
 
 def candidate(text: str, quote: Quote) -> Candidate:

@@ -1,0 +1,69 @@
+"""Blocks: from used up to lifted, by the row of the window that holds now and by nothing else."""
+
+from __future__ import annotations
+
+from enforcer.core.blocks import Absent, Transition, transitions
+from enforcer.core.budgets import Spend
+from schemas.blocks import BlockEntry
+from schemas.quota import RowState
+from tests.unit.enforcer.enforcer_parts import DOCUMENT, LAST_MONTH, MONTH, NOW_MS, USD, row, spend, spends, with_amount
+
+KEY = "team-month/org=acme,team=search"
+
+
+def _judge(
+    *states: RowState, text: str = DOCUMENT, blocks: dict[str, BlockEntry] | None = None, now_ms: int = NOW_MS,
+    absent: Absent = Absent.NONE,
+) -> list[Transition]:  # fmt: skip
+    def look(rule: str, scope: str) -> Spend | Absent:
+        found = (spend(state, text) for state in states if f"/{scope}/{MONTH}" in state.row)
+        return next((each for each in found if each is not None), absent)
+
+    return transitions(spends(*states, text=text), blocks or {}, look, 4, now_ms)
+
+
+def _blocked(settled: int = 100 * USD) -> dict[str, BlockEntry]:
+    entry = _judge(row(settled))[0].entry
+    assert entry is not None
+    return {KEY: entry}
+
+
+def test_a_used_up_budget_is_blocked_until_its_window_ends() -> None:
+    """Equal is used up; the entry says limit, use, window and until when."""
+    assert _judge(row(100 * USD - 1)) == []
+    entry = _blocked()[KEY]
+    assert (entry.limit, entry.used, entry.until_s, entry.since_ms) == (100 * USD, 100 * USD, MONTH.end, NOW_MS)
+    assert (entry.key, entry.reason, entry.policy_version) == (KEY, "budget_exhausted", 4)
+
+
+def test_a_block_is_written_once_however_the_spend_goes_on() -> None:
+    """Only a changed limit or window is worth another record."""
+    assert _judge(row(130 * USD), blocks=_blocked()) == []
+    again = _judge(row(130 * USD), text=with_amount("120 USD"), blocks=_blocked())
+    assert [change.entry.limit for change in again if change.entry] == [120 * USD]
+
+
+def test_the_end_of_the_window_lifts_it() -> None:
+    """At the last millisecond it stands, at the end it goes."""
+    assert _judge(row(100 * USD), blocks=_blocked(), now_ms=MONTH.end * 1000 - 1) == []
+    assert _judge(row(100 * USD), blocks=_blocked(), now_ms=MONTH.end * 1000) == [Transition(KEY, None)]
+
+
+def test_a_higher_amount_or_a_removed_budget_lifts_it() -> None:
+    """Whatever the policy in force no longer refuses is free."""
+    assert _judge(row(100 * USD), text=with_amount("101 USD"), blocks=_blocked()) == [Transition(KEY, None)]
+    assert _judge(row(100 * USD), text=DOCUMENT.replace("team-month", "x"), blocks=_blocked()) == [
+        Transition(KEY, None)
+    ]
+
+
+def test_a_late_row_of_an_older_window_neither_blocks_nor_lifts() -> None:
+    """Last month's spend says nothing about this month."""
+    assert _judge(row(900 * USD, window=LAST_MONTH)) == []
+    assert _judge(row(1, window=LAST_MONTH), row(100 * USD), blocks=_blocked()) == []
+
+
+def test_a_block_stays_while_the_rows_are_not_known() -> None:
+    """At a start without a full snapshot, not knowing the spend is no reason to lift."""
+    assert _judge(blocks=_blocked(), absent=Absent.UNKNOWN) == []
+    assert _judge(blocks=_blocked(), absent=Absent.NONE) == [Transition(KEY, None)]
