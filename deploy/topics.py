@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
@@ -194,6 +195,26 @@ async def _configs(admin: AIOKafkaAdminClient, names: tuple[str, ...]) -> dict[s
                 raise for_code(code)(f"{name}: {message}")
             configs[name] = {entry[0]: entry[1] for entry in entries}
     return configs
+
+
+async def held(connection: KafkaConnection, topic: Topic) -> int:
+    """Return how many offsets of a topic the broker holds (records, and markers of transactions).
+
+    Raises:
+        TransportError: the broker cannot be reached, or refuses.
+    """
+    consumer = AIOKafkaConsumer(**connection.client_options(), request_timeout_ms=REQUEST_TIMEOUT_MS)
+    try:
+        await consumer.start()
+        name = topic_name(topic, connection.topic_prefix)
+        partitions = [TopicPartition(name, number) for number in range(partitions_of(topic, connection.partitions))]
+        first, end = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+        return int(sum(end.values()) - sum(first.values()))
+    except (KafkaError, OSError, TimeoutError) as error:
+        what = str(error) or type(error).__name__
+        raise TransportError(f"broker {connection.bootstrap}: cannot read offsets of {topic.name}: {what}") from error
+    finally:
+        await consumer.stop()
 
 
 def table() -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 Format = Literal["table", "json", "csv"]
-_NUMBER = re.compile(r"^-?[\d,]+(\.\d+)?%?$")
+_NUMBER = re.compile(r"^-?[\d,]+(\.\d+)?(%| USD)?$")
 GAP = "  "
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +16,9 @@ from deploy.cli import output, published
 from deploy.cli.deployment import Deployment, options
 from deploy.cli.examples import examples
 from deploy.supervisor.record import version
+from schemas.connection import KafkaConnection
 from schemas.errors import TollwayError
+from schemas.money import format_usd
 
 PROBE_TIMEOUT_S = 3.0
 
@@ -56,7 +60,7 @@ def gather(deployment: Deployment) -> dict[str, Any]:
         "staleness": {role: _part(status, "partitions", "staleness") for role, status in replicas.items()},
         "budgets": [{"rule": budget["budget"], **budget} for budget in _list(budgets, "budgets")],
         "wal": {role: _part(status, "wal") for role, status in replicas.items()},
-        "dead_letters": _part(stored, "dead_letters"),
+        "dead_letters": _dead_letters(deployment, problems),
         "enforcer": control,
         "history": stored,
         "ingress": replicas,
@@ -91,6 +95,21 @@ def _part(status: Any, *names: str) -> Any:
     if not isinstance(status, dict):
         return None
     return next((status[name] for name in names if name in status), None)
+
+
+def _dead_letters(deployment: Deployment, problems: list[str]) -> int | None:
+    """Return how many records are on the dead-letter topic; None where this machine may not ask the broker."""
+    from deploy.topics import held
+    from schemas.topics import USAGE_DLQ
+
+    fields = {**deployment.run.get("kafka", {}), "sasl_password": os.environ.get("TOLLWAY_KAFKA_SASL_PASSWORD")}
+    if not deployment.run or (fields.get("sasl_mechanism") and not fields["sasl_password"]):
+        return None
+    try:
+        return asyncio.run(held(KafkaConnection.model_validate(fields), USAGE_DLQ))
+    except TollwayError as error:
+        problems.append(str(error))
+        return None
 
 
 def _versions(deployment: Deployment, control: Any, stored: Any) -> dict[str, Any]:
@@ -137,15 +156,18 @@ def _processes(found: Mapping[str, Any]) -> str:
 def _budgets(budgets: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
-            budget["budget"], budget["scope"], budget["amount_usd"], budget["settled_usd"], budget["inflight_usd"],
-            budget["remaining_usd"], f"{budget['used_percent'] or 0}%", budget["window"]["end"],
+            budget["budget"],
+            budget["scope"],
+            *(format_usd(budget[name]) for name in ("amount", "settled", "inflight", "remaining")),
+            f"{budget['used_percent'] or 0}%",
+            budget["window"]["end"],
             ", ".join(f"{percent}%" for percent in budget["thresholds_crossed_percent"]) or "-",
         )
         for budget in budgets
-    ]  # fmt: skip
+    ]
     if not rows:
         return ""
-    columns = ("budget", "scope", "amount usd", "settled", "in flight", "remaining", "used", "until", "crossed")
+    columns = ("budget", "scope", "amount", "settled", "in flight", "remaining", "used", "until", "crossed")
     return f"{output.table(columns, rows)}\novershoot bound: {budgets[0]['overshoot_bound']}"
 
 
@@ -166,5 +188,12 @@ def _share(member: Mapping[str, Any]) -> str:
 
 
 def _replicas(found: Mapping[str, Any]) -> str:
-    rows = [(role, found["staleness"].get(role), wal) for role, wal in found["wal"].items()]
-    return output.table(("replica", "staleness", "write-ahead log"), rows) if rows else ""
+    rows = []
+    for role, shards in found["staleness"].items():
+        wal = found["wal"][role] or {}
+        stalest = max((shard["staleness_ms"] or 0 for shard in shards or ()), default=None)
+        shares = sum(bool(shard["member"]) for shard in shards or ())
+        rows.append((role, stalest, f"{shares} of {len(shards or ())}", wal.get("bytes"), wal.get("unsent_events"),
+                     wal.get("open_admissions"), wal.get("ack_age_ms")))  # fmt: skip
+    columns = ("replica", "staleness ms", "shares in", "wal bytes", "unsent", "in flight", "acknowledged ms ago")
+    return output.table(columns, rows) if rows else ""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
 from datetime import datetime
 from typing import Protocol
 
 from rich.console import Console
 from rich.status import Status
+
+REPEAT_S = 1.0
 
 
 class Progress(Protocol):
@@ -25,17 +28,18 @@ class Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._last = ""
+        self._last, self._last_s = "", 0.0
 
     def say(self, line: str) -> None:
         """Print a line."""
         self._console.print(f"{_clock()} {line}", markup=False, highlight=False, soft_wrap=True)
 
     def waiting(self, what: str) -> None:
-        """Print what is being waited for, if that has changed."""
-        if what and what != self._last:
+        """Print what is being waited for, if that has changed, and not all the time."""
+        now_s = time.monotonic()
+        if what and what != self._last and now_s - self._last_s >= REPEAT_S:
             self.say(f"waiting for {what}")
-        self._last = what
+            self._last, self._last_s = what, now_s
 
 
 class Spinner:

@@ -15,6 +15,7 @@ POLL_S = 0.08
 GIVE_UP_AFTER_DEATHS = 3
 """A process that dies this often while a deployment starts is not going to work."""
 CONFIG_EXIT = 2
+MISSING_CHARACTERS = 100
 
 Answer = tuple[bool, str]
 """Whether a process is ready, and if not, what is missing."""
@@ -65,8 +66,11 @@ def missing_of(answer: httpx.Response) -> str:
     try:
         body = answer.json()
     except ValueError:
-        return answer.text.strip()[:120]
+        return answer.text.strip()[:MISSING_CHARACTERS]
     if not isinstance(body, dict):
         return ""
     waits = body.get("waiting") or body.get("missing") or body.get("reason") or body.get("problems") or ""
-    return ", ".join(map(str, waits)) if isinstance(waits, list) else str(waits)[:120]
+    if not isinstance(waits, list):
+        return str(waits)[:MISSING_CHARACTERS]
+    more = f" and {len(waits) - 1} more" if len(waits) > 1 else ""
+    return f"{str(waits[0])[:MISSING_CHARACTERS]}{more}" if waits else ""

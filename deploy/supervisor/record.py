@@ -28,6 +28,7 @@ def run_record(
         "history": layout.url("history"),
         "ingress": [layout.url(role) for role in layout.replicas],
         "broker": layout.kafka.bootstrap,
+        "kafka": layout.kafka.model_dump(mode="json", exclude={"sasl_password"}),
         "state": str(layout.state.root),
         "urls": {role: layout.url(role) for role in layout.ports if role != "broker"},
         "simulated": simulated,

@@ -17,6 +17,15 @@ STOP_ORDER: tuple[tuple[str, ...], ...] = (
 """Prefixes of roles. Each group ends before the next is asked to."""
 
 
+FIRST = ("broker", "meter", "history", "enforcer", "ingress", "provider")
+"""How roles are listed."""
+
+
+def _rank(role: str) -> tuple[int, int]:
+    kind, _, number = role.partition("-")
+    return FIRST.index(kind) if kind in FIRST else len(FIRST), int(number or 0)
+
+
 def stop_group(role: str) -> int:
     """Return which group of `STOP_ORDER` a role belongs to; the last one if no prefix fits."""
     for number, prefixes in enumerate(STOP_ORDER):
@@ -41,7 +50,7 @@ class Supervisor:
     @property
     def pids(self) -> dict[str, int]:
         """Return the process id of every role, 0 while a process waits to be started again."""
-        return {role: child.pid for role, child in self.children.items()}
+        return {role: self.children[role].pid for role in sorted(self.children, key=_rank)}
 
     async def start(self, spec: Spec, gate: int | None = None) -> Child:
         """Start a process and keep it running; with a `gate` it warms up until that opens."""

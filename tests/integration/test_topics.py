@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from deploy import topics
 from schemas.connection import KafkaConnection
 from schemas.errors import ConfigError, TransportError
-from schemas.topics import ALERTS, TOPICS, USAGE, topic_name
+from schemas.topics import ALERTS, TOPICS, USAGE, USAGE_DLQ, topic_name
 from tests.fixtures.broker import Broker
 
 
@@ -65,6 +66,18 @@ async def test_says_which_broker_does_not_answer(unused_tcp_port: int) -> None:
     """A broker that is not there is a fault that names its address and what to check."""
     with pytest.raises(TransportError, match=rf"broker 127.0.0.1:{unused_tcp_port}: .*check that it runs"):
         await topics.create(KafkaConnection(bootstrap=f"127.0.0.1:{unused_tcp_port}"))
+
+
+async def test_counts_what_a_topic_holds(connection: KafkaConnection) -> None:
+    """Offsets over all partitions, from the first that is kept."""
+    await topics.create(connection)
+    assert await topics.held(connection, USAGE_DLQ) == 0
+    producer = AIOKafkaProducer(bootstrap_servers=connection.bootstrap)
+    await producer.start()
+    for partition in (0, 1, 1):
+        await producer.send_and_wait(topic_name(USAGE_DLQ, connection.topic_prefix), b"{}", partition=partition)
+    await producer.stop()
+    assert await topics.held(connection, USAGE_DLQ) == 3
 
 
 async def _make(connection: KafkaConnection, topic: NewTopic) -> None:
