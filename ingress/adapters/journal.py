@@ -91,6 +91,7 @@ class Journal:
 
     def admitted(self, partition: int, event: bytes, then: Callable[[], None]) -> None:
         """Write the event that is to count if this process dies before the request ends; then call `then`."""
+        self._must_be_open()
         self._open[event[ID]] = _Open(partition, event, self._wal.segments[-1])
         self._write(self._heads[partition][0].frame(event), event, then)
 
@@ -99,6 +100,7 @@ class Journal:
 
         Call `Hold.settle` in the same step, without awaiting anything in between.
         """
+        self._must_be_open()
         self._open.pop(event[ID], None)
         heads, lane = self._heads[partition], self.lanes[partition]
         lane.events.add(event)
@@ -109,12 +111,14 @@ class Journal:
         self._write(heads[1].frame(event), event, then)
 
     def _write(self, head: bytes, payload: bytes, then: Callable[[], None]) -> None:
-        if self._closed:
-            raise JournalClosed(f"the journal is closed: {self._closed}")
         if not self._thens:
             asyncio.get_running_loop().call_soon(self._flush)
         self._parts += (head, payload)
         self._thens.append(then)
+
+    def _must_be_open(self) -> None:
+        if self._closed:
+            raise JournalClosed(f"the journal is closed: {self._closed}")
 
     def _flush(self) -> None:
         parts, self._parts = self._parts, []

@@ -178,6 +178,8 @@ class Backlog:
                 with segment.path.open("r+b") as file:
                     file.truncate(end)
                 segment.size = end
+        for lane in self._lanes:
+            _skip_deleted(lane.state, *lane.starts[0])
 
     @property
     def partitions(self) -> int:
@@ -289,9 +291,7 @@ class Backlog:
     def _reader(self, lane: _Lane, kind: int, partition: int, after: int) -> Reader:
         """Return a reader of what follows the first `after` frames of `kind`."""
         counts = [start[0 if kind == EVENT else 1] for start in lane.starts]
-        index = max((index for index, count in enumerate(counts) if count <= after), default=None)
-        if index is None:
-            raise WalCorrupt(f"{self.segments[0].path}: an earlier segment is missing, and it is still needed")
+        index = max(index for index, count in enumerate(counts) if count <= after)
         reader = Reader(self.segments, self.segments[index].number, 0, kind, partition)
         reader.take(after - counts[index], UNBOUNDED)
         return reader
@@ -304,6 +304,16 @@ class Backlog:
 
 NO_GAUGES: list[Gauge] = []
 UNBOUNDED = 1 << 62
+
+
+def _skip_deleted(state: LaneState, events: int, decisions: int) -> None:
+    """Take what was in deleted segments as acknowledged: that is why they were, even if a torn end took the note."""
+    if events > state.sent:
+        state.sent = events
+        state.through = max(state.through, events)
+        if state.last is not None and state.last.through <= events:
+            state.last = None
+    state.sent_decisions = max(state.sent_decisions, decisions)
 
 
 def _apply(state: LaneState, cut: Cut) -> None:

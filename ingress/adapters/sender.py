@@ -170,9 +170,8 @@ class Sender:
         offset = await self._deliver(partition, record)
         journal.acknowledged(partition)
         clock.acked_at = cut_at
-        self._registry.attach(partition, now_ms + SELF_FENCE_MS)
-        if offset >= 0 and record.epoch == journal.epoch and self._registry.shards[partition].joined_at is None:
-            self._registry.joined(partition, offset)
+        if record.epoch == journal.epoch:
+            self._registry.acknowledged(partition, offset, now_ms + SELF_FENCE_MS, self._now_ms())
         decisions = journal.take_decisions(partition)
         if decisions is not None:
             await self._producer.deliver(self._decisions, partition, decisions)

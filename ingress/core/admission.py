@@ -98,9 +98,9 @@ class Shard:
     """What this replica knows of one partition."""
 
     __slots__ = (
-        "expiries", "fence", "fence_at_ms", "generation", "hw", "installed_ms", "is_synced", "joined_at",
+        "backed_until_ms", "expiries", "fence", "fence_at_ms", "generation", "hw", "installed_ms", "is_synced", "joined_at",
         "known", "members", "numbers", "partition", "parts", "rejoining", "rows", "settled", "settling", "touched",
-        "weight",
+        "unconfirmed", "weight",
     )  # fmt: skip
 
     def __init__(self, partition: int) -> None:
@@ -117,8 +117,12 @@ class Shard:
         """Whether a full snapshot and every one since was installed."""
         self.fence_at_ms = NEVER_MS
         """From then on nothing is admitted unless the broker has acknowledged something newer."""
+        self.backed_until_ms = 0
+        """What the last acknowledgement would allow, while `unconfirmed` keeps it from doing so."""
         self.joined_at: int | None = None
         """Offset of the record that this epoch joined with, once it is known."""
+        self.unconfirmed: int | None = None
+        """Offset beyond which a snapshot has to show this replica as a member before it goes on after a silence."""
         self.members: list[Member] = []
         self.rows: dict[str, Row] = {}
         self.known: dict[str, RowState] = {}
@@ -301,6 +305,9 @@ class Registry:
             self._install_all(shard, rows, hw, now_ms)
         else:
             self._install_some(shard, rows, hw, now_ms)
+        if mine is not None and shard.unconfirmed is not None and snapshot.fence > shard.unconfirmed:
+            shard.unconfirmed = None
+            shard.fence_at_ms = shard.backed_until_ms
         evicted = mine is None and shard.joined_at is not None and snapshot.fence > shard.joined_at
         return Installed(True, changed or bool(rows) or snapshot.full, evicted)
 
@@ -337,6 +344,23 @@ class Registry:
         """Allow admissions until `until_ms`: the broker has acknowledged a record of this replica."""
         self.shards[partition].fence_at_ms = until_ms
 
+    def acknowledged(self, partition: int, offset: int, until_ms: int, now_ms: int) -> None:
+        """Take that the broker has a record of this epoch at `offset`; -1 if it had it already and does not say where.
+
+        Allows admissions until `until_ms`. A replica that had been silent for too long may have been evicted before
+        this record reached the log: it goes on only once a snapshot beyond the record shows it as a member.
+        """
+        shard = self.shards[partition]
+        if shard.joined_at is None:
+            shard.joined_at = offset if offset >= 0 else None
+        elif now_ms >= shard.fence_at_ms and shard.unconfirmed is None:
+            if offset < 0:
+                return
+            shard.unconfirmed = offset
+        shard.backed_until_ms = until_ms
+        if shard.unconfirmed is None:
+            shard.fence_at_ms = until_ms
+
     def joined(self, partition: int, offset: int) -> None:
         """Note where the log has the first record of this epoch."""
         self.shards[partition].joined_at = offset
@@ -344,7 +368,8 @@ class Registry:
     def rejoin(self, partition: int) -> None:
         """Begin a new epoch: no share until the meter gives one; everything in flight is carried by its records."""
         shard = self.shards[partition]
-        shard.weight, shard.hw, shard.joined_at, shard.is_synced = NO_WEIGHT, 0, None, False
+        shard.weight, shard.hw, shard.is_synced = NO_WEIGHT, 0, False
+        shard.joined_at = shard.unconfirmed = None
         shard.generation += 1
         for row in shard.rows.values():
             row.rejoin()
