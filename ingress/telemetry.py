@@ -156,8 +156,8 @@ def request_logger(which: RequestLog) -> Callable[[Exchange], None] | None:
 
     def write(exchange: Exchange) -> None:
         record = exchange.record
-        ending = record.ending
-        if ending is None or (wanted is not None and ending.status not in wanted):
+        event = record.event
+        if event is None or (wanted is not None and event.status not in wanted):
             return
         key = record.key
         log.info(
@@ -167,14 +167,14 @@ def request_logger(which: RequestLog) -> Callable[[Exchange], None] | None:
             key=key.id if key is not None else "",
             operation=record.operation,
             model=record.model_requested[:128],
-            status=ending.status,
-            error=ending.error,
-            http_status=ending.http_status,
+            status=event.status,
+            error=event.error,
+            http_status=event.http_status,
             streamed=record.streamed,
-            tokens=ending.tokens,
-            usage_source=ending.source,
-            cost_nanos=ending.cost_nanos,
-            duration_ms=record.duration_ms,
+            tokens=event.charge_tokens,
+            usage_source=event.usage_source,
+            cost_nanos=event.cost_nanos,
+            duration_ms=event.duration_ms,
             ttft_ms=record.ttft_ms,
         )
 

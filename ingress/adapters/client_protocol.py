@@ -112,8 +112,11 @@ class MeteredProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin an exchange, or hand the request to ASGI."""
         self.head_bytes = -1
-        path, _, query = self.url.partition(b"?")
-        operation = METERED.get(path)
+        query = b""
+        operation = METERED.get(self.url)
+        if operation is None and b"?" in self.url:
+            path, _, query = self.url.partition(b"?")
+            operation = METERED.get(path)
         if operation is None or self.parser.get_method() != b"POST":
             self.receiving = None
             self._hand_to_asgi()

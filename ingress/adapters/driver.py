@@ -92,11 +92,10 @@ class Driver:
         exchange = self.exchange
         wanted = exchange.begin(headers, self.services.now_ms())
         self.is_discarding = not wanted
-        for name, value in headers:
-            if name == b"content-length" and int(value) > self.limit_bytes:
-                self.is_oversize = wanted
-                self.is_discarding = True
-                self.keep_alive = False
+        if exchange.head.content_length > self.limit_bytes:
+            self.is_oversize = wanted
+            self.is_discarding = True
+            self.keep_alive = False
         if not wanted and exchange.head.expects_continue:
             self.keep_alive = False
 
@@ -221,16 +220,9 @@ class Driver:
     def send_whole(self, status: int, lines: bytes, body: bytes) -> None:
         """Write head and body at once."""
         if not self.disconnected:
-            self.protocol.transport.write(
-                b"%b%b%b%b\r\n%b"
-                % (
-                    STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status,
-                    lines,
-                    b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body),
-                    b"" if self.keep_alive else b"connection: close\r\n",
-                    body,
-                )
-            )
+            length = b"\r\n" if status in _BODILESS else b"content-length: %d\r\n\r\n" % len(body)
+            closing = b"" if self.keep_alive else b"connection: close\r\n"
+            self.protocol.transport.write(b"".join((_status_line(status), lines, closing, length, body)))
         self._finish()
 
     def send_head(self, status: int, lines: bytes) -> None:
@@ -239,8 +231,7 @@ class Driver:
             return
         framing = b"transfer-encoding: chunked\r\n" if self.is_chunked else b""
         closing = b"" if self.keep_alive else b"connection: close\r\n"
-        status_line = STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status
-        self.protocol.transport.write(b"%b%b%b%b\r\n" % (status_line, lines, framing, closing))
+        self.protocol.transport.write(b"".join((_status_line(status), lines, framing, closing, b"\r\n")))
 
     def send_data(self, data: bytes) -> None:
         """Write a part of a stream."""
@@ -295,6 +286,10 @@ class Driver:
             self.cancel_request()
             self.response_complete = True
             self.protocol.transport.abort()
+
+
+def _status_line(status: int) -> bytes:
+    return STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 def wall_clock_ms() -> int:

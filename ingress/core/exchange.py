@@ -15,7 +15,7 @@ is on the log; facts that come too late change nothing. Time and ids come in as 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from ingress.core.ask import Ask
 from ingress.core.errors import FAULTS, error_body, fault_message
@@ -31,7 +31,7 @@ from ingress.core.head import HeaderList, RequestHead, read_answer_head, read_he
 from ingress.core.plan import Denied, Hold, Plan
 from ingress.core.ports import Context, Effects, Target
 from ingress.core.protocols import Operation
-from ingress.core.records import Ending, Record, id_text
+from ingress.core.records import Record, id_text
 from ingress.core.refusals import denial_message, retry_lines
 from ingress.core.reported import NOTHING_REPORTED, Reported
 from ingress.core.resolver import Refused
@@ -165,7 +165,8 @@ class Exchange:
     def crash(self, now_ms: int) -> None:
         """End an exchange that met a bug of ours: 500, the reservation released or charged as estimated."""
         if self.state >= ENDING:
-            self._effects.cut()
+            if self._effects is not None:
+                self._effects.cut()
             return
         sent = self.state in (SENT, RELAYING)
         if self.state == RELAYING:
@@ -199,6 +200,7 @@ class Exchange:
             effects.send_end(self._out)
         elif last == _CUT:
             effects.cut()
+        self._effects = cast(Effects, None)  # it holds this exchange: without the circle both go at once
 
     # -- facts: the provider -------------------------------------------------------------------------------------
 
@@ -306,9 +308,10 @@ class Exchange:
         path = target.base_path + operation.path
         if self._query:
             path += b"?" + self._query
-        self._request = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
-            path, target.lines, self.head.forwarded, len(sent), sent,
-        )  # fmt: skip
+        self._request = b"".join((
+            b"POST ", path, b" HTTP/1.1\r\n", target.lines, self.head.forwarded,
+            b"content-length: %d\r\n\r\n" % len(sent), sent,
+        ))  # fmt: skip
         self.state = ADMITTED
         self._effects.record_admitted(plan.partition, event)
 
@@ -398,7 +401,7 @@ class Exchange:
         hold.settle(requests, tokens, nanos)
         if cost is not None and self._last == _WHOLE:
             self._lines += b"x-tollway-cost-usd: %d.%09d\r\n" % divmod(cost, 1_000_000_000)
-        event = record.terminal(Ending(how, error, usage, source, cost, requests, tokens, nanos, status), now_ms)
+        event = record.terminal(how, error, usage, source, cost, requests, tokens, nanos, status, now_ms)
         self._effects.record_terminal(plan.partition, event, None)
 
     def _end_unsent(self, how: str, error: str, status: int, now_ms: int, decision: bytes | None = None) -> None:
@@ -406,7 +409,7 @@ class Exchange:
         self.state = ENDING
         if self._hold is not None:
             self._hold.settle(0, 0, 0)
-        event = self._record.terminal(Ending(how, error, NO_TOKENS, _NONE, 0, 0, 0, 0, status), now_ms)
+        event = self._record.terminal(how, error, NO_TOKENS, _NONE, 0, 0, 0, 0, status, now_ms)
         self._effects.record_terminal(self._record.partition, event, decision)
 
     def _tell(self, status: int, reason: str, message: str, lines: bytes = b"") -> None:

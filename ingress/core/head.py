@@ -47,6 +47,8 @@ class RequestHead(msgspec.Struct):
     is_json: bool = False
     is_encoded: bool = False
     expects_continue: bool = False
+    content_length: int = -1
+    """-1 if the head does not say."""
     forwarded: bytes = b""
     """Header lines for the provider."""
 
@@ -60,9 +62,11 @@ def read_head(headers: HeaderList) -> RequestHead:
         if name in FORWARDED:
             lines += (name, b": ", value, b"\r\n")
         what = _READ.get(name)
-        if what is None or what == _LENGTH:
+        if what is None:
             continue
-        if what == _TYPE:
+        if what == _LENGTH:
+            head.content_length = int(value)
+        elif what == _TYPE:
             head.is_json = value == b"application/json" or _is_json(value)
         elif what == _KEY:
             bearer = _bearer(value)

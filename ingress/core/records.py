@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,25 +23,11 @@ _UNKNOWN, _UNKNOWN_SOURCE = Status.UNKNOWN.value, UsageSource.UNKNOWN.value
 _encode_decision = msgspec.msgpack.Encoder().encode
 
 
-class Ending(NamedTuple):
-    """How an exchange ended and what it is charged."""
-
-    status: str
-    error: str
-    usage: TokenUsage
-    source: str
-    cost_nanos: int | None
-    requests: int
-    tokens: int
-    nanos: int
-    http_status: int
-
-
 class Record:
     """Everything about one exchange that its events hold."""
 
     __slots__ = (
-        "admitted_ms", "context", "decision_id", "duration_ms", "ending", "event_id", "hold", "key",
+        "admitted_ms", "context", "decision_id", "event", "event_id", "hold", "key",
         "model_reported", "model_requested", "operation", "plan", "streamed", "ttft_ms",
     )  # fmt: skip
 
@@ -58,8 +44,8 @@ class Record:
         self.model_requested = self.model_reported = ""
         self.streamed = False
         self.ttft_ms = -1
-        self.duration_ms = 0
-        self.ending: Ending | None = None
+        self.event: UsageEvent | None = None
+        """The terminal event, once there is one."""
 
     @property
     def partition(self) -> int:
@@ -77,25 +63,45 @@ class Record:
     def own_lines(self) -> bytes:
         """Return the header lines that every answer gets."""
         text = id_text(self.event_id)
-        return b"x-tollway-request-id: %b\r\nx-tollway-event-id: %b\r\nx-tollway-policy-version: %d\r\n" % (
-            text, text, self.policy_version,
-        )  # fmt: skip
+        return b"".join((
+            b"x-tollway-request-id: ", text, b"\r\nx-tollway-event-id: ", text,
+            b"\r\nx-tollway-policy-version: %d\r\n" % self.policy_version,
+        ))  # fmt: skip
 
     def admitted(self, tokens: int, nanos: int, now_ms: int) -> bytes:
         """Return the event that counts if this process dies before the end: charged as reserved."""
         self.admitted_ms = now_ms
-        ending = Ending(_UNKNOWN, "", NO_TOKENS, _UNKNOWN_SOURCE, None, 1, tokens, nanos, 0)
-        return self._event(ending, 0)
+        return encode_event(self._event(_UNKNOWN, "", NO_TOKENS, _UNKNOWN_SOURCE, None, 1, tokens, nanos, 0, 0))
 
-    def terminal(self, ending: Ending, now_ms: int) -> bytes:
-        """Return the event of the end, and count it."""
-        duration_ms = self.duration_ms = max(0, now_ms - self.admitted_ms)
-        self.ending = ending
+    def terminal(
+        self, status: str, error: str, usage: TokenUsage, source: str, cost_nanos: int | None, requests: int,
+        tokens: int, nanos: int, http_status: int, now_ms: int,
+    ) -> bytes:  # fmt: skip
+        """Return the event of the end, and count it.
+
+        Args:
+            status: how the exchange ended.
+            error: reason code; empty without one.
+            usage: of the answer.
+            source: where the usage is from.
+            cost_nanos: None if the price is unknown.
+            requests: to charge.
+            tokens: to charge.
+            nanos: to charge.
+            http_status: what the client is told.
+            now_ms: the end.
+        """
+        duration_ms = now_ms - self.admitted_ms
+        if duration_ms < 0:
+            duration_ms = 0
         stats = self.context.stats
-        stats.end(self.operation, ending.status, ending.error)
+        stats.end(self.operation, status, error)
         if self.hold is not None:
-            stats.served(self.operation, ending.source, ending.tokens, duration_ms, self.ttft_ms)
-        return self._event(ending, duration_ms)
+            stats.served(self.operation, source, tokens, duration_ms, self.ttft_ms)
+        event = self.event = self._event(
+            status, error, usage, source, cost_nanos, requests, tokens, nanos, http_status, duration_ms
+        )
+        return encode_event(event)
 
     def decision(self, reason: str, refused: Denied | Refused, now_ms: int) -> bytes:
         """Return the record of a refusal by policy; from now on the event points to it."""
@@ -110,16 +116,16 @@ class Record:
             )
         )  # fmt: skip
 
-    def _event(self, ending: Ending, duration_ms: int) -> bytes:
+    def _event(
+        self, status: str, error: str, usage: TokenUsage, source: str, cost_nanos: int | None, requests: int,
+        tokens: int, nanos: int, http_status: int, duration_ms: int,
+    ) -> UsageEvent:  # fmt: skip
         plan, hold = self.plan, self.hold
-        return encode_event(
-            UsageEvent(
-                self.event_id, self.event_id, 1, ending.status, self.operation, self.admitted_ms, duration_ms,
-                self.ttft_ms, ending.http_status, self.streamed, ending.source, ending.usage, ending.cost_nanos,
-                ending.requests, ending.tokens, ending.nanos, self.model_reported, ending.error, self.decision_id,
-                encode_attribution(self._attribution()) if plan is None else plan.attribution,
-                NO_ROWS if hold is None else hold.rows,
-            )
+        return UsageEvent(
+            self.event_id, self.event_id, 1, status, self.operation, self.admitted_ms, duration_ms, self.ttft_ms,
+            http_status, self.streamed, source, usage, cost_nanos, requests, tokens, nanos, self.model_reported, error,
+            self.decision_id, encode_attribution(self._attribution()) if plan is None else plan.attribution,
+            NO_ROWS if hold is None else hold.rows,
         )  # fmt: skip
 
     def _attribution(self) -> Attribution:

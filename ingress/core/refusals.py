@@ -39,6 +39,8 @@ def denial_message(denied: Denial | Any, decision_id: str) -> str:
     ]
     if never_fits(denied):
         parts.append("It is larger than the whole limit: ask for fewer output tokens or raise the limit.")
+    elif denied.used + denied.asked <= denied.limit:
+        parts.append("What is left of it is shared out to other replicas, or was a moment ago: retry after 1 s.")
     elif denied.resets_at_s:
         resets = datetime.fromtimestamp(denied.resets_at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         parts.append(f"Resets at {resets}; retry after {denied.retry_after_s} s.")

@@ -14,8 +14,7 @@ import msgspec
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_MEMBER = b'":'
-_ESCAPED_MEMBERS = (b"\\u0022", b"\\u003a", b"\\u003A")
+_ESCAPED_COLONS = (b"\\u003a", b"\\u003A")
 
 
 class InputError(Exception):
@@ -25,11 +24,10 @@ class InputError(Exception):
 def read_object(body: bytes) -> dict[str, Any]:
     """Return the object in `body`; `InputError` says what is wrong with it.
 
-    Duplicate keys are found in two steps. The first costs a microsecond and proves most bodies free of them: decoded
-    objects have dropped duplicates, so encoding them again gives fewer `":` than the body had. Text holds the same
-    number of `":` before and after (a quote is escaped both times), unless the body escapes a quote or colon by
-    number; and a key of the body shows as `":` unless there is space before the colon. Where the count differs or
-    does not prove anything, the second step looks at every object.
+    Duplicate keys are found in two steps. The first costs half a microsecond and proves most bodies free of them:
+    every member has one colon, and text keeps its colons, so a body has as many as the decoded object encoded again,
+    and more if decoding has dropped a duplicate. Only a colon that the body writes as a number could make up for that.
+    Where the first step proves nothing, the second looks at every object.
     """
     try:
         found = _decode(body)
@@ -40,7 +38,7 @@ def read_object(body: bytes) -> dict[str, Any]:
         raise InputError("the body is nested too deeply") from None
     if not isinstance(found, dict):
         raise InputError(f"the body is a JSON {_kind(found)}; it must be an object")
-    if body.count(_MEMBER) != again.count(_MEMBER) or _hides_members(body):
+    if body.count(b":") != again.count(b":") or (b"\\" in body and any(colon in body for colon in _ESCAPED_COLONS)):
         _refuse_duplicates(body)
     return found
 
@@ -72,12 +70,6 @@ def append_member(body: bytes, name: str, value: bytes) -> bytes:
     """Return `body`, a non-empty object without member `name`, with it added at the end."""
     end = body.rindex(b"}")
     return b"".join((body[:end], b',"', name.encode(), b'":', value, body[end:]))
-
-
-def _hides_members(body: bytes) -> bool:
-    if b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body:
-        return True
-    return b"\\u00" in body and any(escape in body for escape in _ESCAPED_MEMBERS)
 
 
 def _refuse_duplicates(body: bytes) -> None:
