@@ -186,8 +186,8 @@ def start(state: Path, document: Path, replicas: int) -> tuple[subprocess.Popen[
     """Start `tollway up --json` and return it with the line it prints when ready."""
     command = [sys.executable, "-m", "deploy.cli", "up", "--json", "--state", str(state), "--policy", str(document)]
     command += ["--ingress", str(replicas), "--port", str(free_port())]
-    log = (state.parent / "up.log").open("ab")
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+    with (state.parent / "up.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:

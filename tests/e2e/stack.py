@@ -32,11 +32,11 @@ class Stack:
         command += ["--ingress", str(self.options.get("ingress", 1))]
         if policy is not None:
             command += ["--policy", str(self.write("policy.yaml", policy))]
-        log = (self.place / "up.log").open("ab")
-        self.process = subprocess.Popen(
-            [str(self.python), "-m", "deploy.cli", *command],
-            cwd=self.place, env=environment(), stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
+        with (self.place / "up.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(self.python), "-m", "deploy.cli", *command],
+                cwd=self.place, env=environment(), stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"tollway up ended with {self.process.wait()}: {self.log()[-4000:]}"
@@ -57,7 +57,14 @@ class Stack:
         """Stop as Ctrl-C does, and return the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(90)
+        code = self.process.wait(90)
+        self._forget()
+        return code
+
+    def _forget(self) -> None:
+        if self.process is not None and self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process = None
 
     def kill(self) -> None:
         """End everything at once, with kill −9 by process id."""
@@ -70,7 +77,7 @@ class Stack:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
-        self.process = None
+        self._forget()
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run a `tollway` command against this deployment and return its standard output."""

@@ -88,8 +88,8 @@ def test_a_killed_supervisor_leaves_nothing_in_the_way(new_stack: Callable[..., 
     stack = new_stack().up(policy())
     pids = stack.ready["pids"]
     assert stack.process is not None
-    os.kill(stack.process.pid, signal.SIGKILL)
-    stack.process.wait()
+    stack.process.kill()
+    stack.process.communicate()
     stack.up()
     assert not set(pids.values()) & set(stack.ready["pids"].values())
     assert json.loads(stack.run("keys", "list", "--json"))
