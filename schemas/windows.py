@@ -48,15 +48,42 @@ def window_at(period: Period, zone: str, now_s: int) -> Window:
     if period is Period.MINUTE:
         start = now_s - now_s % 60
         return Window(period.value, start, start + 60)
+    if period is Period.HOUR:
+        return _hour(ZoneInfo(zone), now_s)
     local = datetime.fromtimestamp(now_s, ZoneInfo(zone))
     first = _floor(period, local)
     return Window(period.value, _unix(first), _unix(_next(period, first)))
 
 
+def _hour(zone: ZoneInfo, now_s: int) -> Window:
+    """Return the local hour: an hour repeated by daylight saving is two, one cut by a shift of minutes is shorter."""
+    offset = _offset(zone, now_s)
+    start = now_s - (now_s + offset) % 3600
+    end = start + 3600
+    if (_offset(zone, start) - offset) % 3600:
+        start = _shift(zone, start, now_s)
+    if (_offset(zone, end - 1) - offset) % 3600:
+        end = _shift(zone, now_s, end - 1)
+    return Window(Period.HOUR.value, start, end)
+
+
+def _shift(zone: ZoneInfo, before: int, after: int) -> int:
+    """Return the first second with the offset of `after`, which is not that of `before`."""
+    offset = _offset(zone, after)
+    while after - before > 1:
+        middle = (before + after) // 2
+        if _offset(zone, middle) == offset:
+            after = middle
+        else:
+            before = middle
+    return after
+
+
+def _offset(zone: ZoneInfo, at_s: int) -> int:
+    return int((datetime.fromtimestamp(at_s, zone).utcoffset() or timedelta()).total_seconds())
+
+
 def _floor(period: Period, local: datetime) -> datetime:
-    if period is Period.HOUR:
-        # Zones may be off by half an hour, and an hour repeated by daylight saving is two windows (fold).
-        return local.replace(minute=0, second=0, microsecond=0)
     day = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     if period is Period.DAY:
         return day
@@ -71,8 +98,6 @@ def _floor(period: Period, local: datetime) -> datetime:
 
 
 def _next(period: Period, first: datetime) -> datetime:
-    if period is Period.HOUR:
-        return datetime.fromtimestamp(_unix(first) + 3600, first.tzinfo)
     if period is Period.DAY:
         return _midnight(first, 1)
     if period is Period.WEEK:

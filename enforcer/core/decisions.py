@@ -67,7 +67,7 @@ def unit_of(measure: str) -> str:
 
 def usd_text(nanos: int) -> str:
     """Return nano-USD as exact text with nine places."""
-    return str(to_decimal(nanos))
+    return format(to_decimal(nanos), "f")
 
 
 def time_text(unix_ms: int) -> str:

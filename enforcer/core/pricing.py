@@ -66,7 +66,7 @@ def describe(price: Price) -> dict[str, Any]:
     return {
         "source": price.source,
         "version": price.version,
-        "request_usd": str(to_decimal(price.request_nanos)),
+        "request_usd": format(to_decimal(price.request_nanos), "f"),
         "tiers": [
             {"min_input_tokens": tier.min_input_tokens, **{name: _usd_text(getattr(tier, name)) for name in CLASSES}}
             for tier in price.tiers

@@ -89,9 +89,9 @@ def _alert(alert_key: str, spend: Spend, percent: int, policy_version: int, now_
         "scope": dict(spend.key.scope),
         "threshold_percent": percent,
         "amount_nanos": amount,
-        "amount_usd": str(to_decimal(amount)),
+        "amount_usd": format(to_decimal(amount), "f"),
         "used_nanos": used,
-        "used_usd": str(to_decimal(used)),
+        "used_usd": format(to_decimal(used), "f"),
         "window": {"period": window.period, "start": _rfc3339(window.start * 1000), "end": _rfc3339(window.end * 1000)},
         "policy_version": policy_version,
     }

@@ -42,6 +42,7 @@ def test_a_budget_says_what_is_left_and_what_was_crossed() -> None:
     assert found["window"]["end"] == "2026-12-01T00:00:00.000Z"
     over = budgets(_view(row(101 * USD)), policy(), NOW_S, None)[0]
     assert (over["remaining"], over["overshoot"], over["exhausted"]) == (0, USD, True)
+    assert over["remaining_usd"] == "0.000000000", "zero is written out, without an exponent"
 
 
 def test_budgets_without_use_are_listed_as_rules() -> None:
