@@ -269,7 +269,7 @@ class Journal:
             if admission.segment in segments[:done]:
                 admission.segment = segments[-1]
                 parts += [self._heads[admission.partition][0].frame(admission.event), admission.event]
-        self._append(b"".join([*parts, self._checkpoint()]))
+        self._append(b"".join(parts))
         for _ in range(done):
             self._wal.drop_first()
 

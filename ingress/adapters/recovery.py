@@ -71,7 +71,7 @@ class LaneState(msgspec.Struct, array_like=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
-    """Begins every segment, and stands before a deletion: what the rest of the log cannot say."""
+    """Begins every segment: what the segments before it said, which may be gone."""
 
     instance: str
     epoch: int
@@ -307,7 +307,7 @@ UNBOUNDED = 1 << 62
 
 
 def _skip_deleted(state: LaneState, events: int, decisions: int) -> None:
-    """Take what was in deleted segments as acknowledged: that is why they were, even if a torn end took the note."""
+    """Take what was in deleted segments as acknowledged: that is why they were deleted."""
     if events > state.sent:
         state.sent = events
         state.through = max(state.through, events)
@@ -318,11 +318,8 @@ def _skip_deleted(state: LaneState, events: int, decisions: int) -> None:
 
 def _apply(state: LaneState, cut: Cut) -> None:
     """Take that a record was cut: the one before it had been acknowledged."""
-    before = state.last
     state.sent, state.through = state.through, cut.through
     state.sent_decisions = max(state.sent_decisions, cut.decisions)
-    if before is not None and before.final:
-        state.epochs = [epoch for epoch in state.epochs if epoch.epoch != before.epoch]
     found = next((epoch for epoch in state.epochs if epoch.epoch == cut.epoch), None)
     if found is None:
         state.epochs.append(EpochState(cut.epoch, cut.seq, cut.told, cut.final))
