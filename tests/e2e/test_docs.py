@@ -85,7 +85,7 @@ def test_the_shell_and_python_blocks_run(new_stack: Callable[..., Stack], tmp_pa
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert " 429" in done.stdout
-    assert "decision" in done.stdout
+    assert "Decision " in done.stdout
     assert json.loads(stack.run("verify", "--json"))["ok"] is True
 
 

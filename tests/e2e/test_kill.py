@@ -62,9 +62,9 @@ class Traffic:
 def _assert_counted_once(stack: Stack, received: list[tuple[str, int, int]]) -> None:
     verified = stack.json("verify")
     assert verified["ok"] is True, verified
-    query = "SELECT toString(event_id) AS id, input_tokens, output_tokens FROM tollway.usage_events"
+    query = "SELECT toString(id) AS event, input_tokens, output_tokens FROM tollway.usage_events"
     rows = json.loads(stack.run("sql", query + " WHERE status = 'settled'", "--format", "json"))
-    stored = {row["id"]: (int(row["input_tokens"]), int(row["output_tokens"])) for row in _records(rows)}
+    stored = {row["event"]: (int(row["input_tokens"]), int(row["output_tokens"])) for row in _records(rows)}
     assert len(stored) == len(_records(rows)), "an event is stored twice"
     missing = [event for event in received if event[0] not in stored]
     assert not missing, f"{len(missing)} of {len(received)} answers were lost: {missing[:3]}"
