@@ -1,0 +1,169 @@
+"""Laws of the exchange: whatever happens in whatever order, it ends once, and nobody is told before the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ingress.core.plan import Denied
+from ingress.core.providers.openai import read_answer
+from ingress.core.strict_json import InputError, read_object
+from tests.unit.ingress.playbook import ANSWER, HEADERS, NOW, FakePlan, Stage
+
+DELTA = b'data: {"choices":[{"delta":{"content":"Hello"}}],"usage":null}\n\n'
+LAST = b'data: {"choices":[],"usage":{"prompt_tokens":19,"completion_tokens":21}}\n\n'
+FACTS = (
+    "complete", "too_large", "admitted", "terminal", "head", "stream_head", "error_head", "delta", "answer", "last",
+    "done", "end", "fault", "unsent_fault", "gone", "crash",
+)  # fmt: skip
+
+
+def _play(stage: Stage, fact: str) -> None:
+    exchange = stage.exchange
+    has_ended = "terminal" in stage.names
+    acts: dict[str, Any] = {
+        "head": lambda: exchange.provider_head(200, [(b"content-type", b"application/json")], NOW + 1),
+        "stream_head": lambda: exchange.provider_head(200, [(b"content-type", b"text/event-stream")], NOW + 1),
+        "error_head": lambda: exchange.provider_head(500, [], NOW + 1),
+        "delta": lambda: exchange.provider_data(DELTA),
+        "answer": lambda: exchange.provider_data(ANSWER),
+        "last": lambda: exchange.provider_data(LAST),
+        "done": lambda: exchange.provider_data(b"data: [DONE]\n\n"),
+        "end": lambda: exchange.provider_end(NOW + 2),
+        "fault": lambda: exchange.provider_fault("reset", True, "", NOW + 2),
+        "unsent_fault": lambda: exchange.provider_fault("connect", False, "", NOW + 2),
+        "gone": lambda: exchange.client_gone(NOW + 3),
+        "crash": lambda: exchange.crash(NOW + 3),
+        "admitted": lambda: exchange.admitted_recorded(),
+    }
+    if fact in acts:
+        acts[fact]()
+    elif fact == "terminal":
+        if has_ended and exchange.state == 4:  # the log answers once, and only what it was asked
+            exchange.terminal_recorded()
+    elif not stage.events:  # a request completes once
+        if fact == "too_large":
+            exchange.refuse_size(1_000, NOW)
+        else:
+            exchange.complete(msgspec.json.encode({"model": "gpt-x", "stream": True, "max_tokens": 9}), NOW)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(FACTS), max_size=14), st.booleans())
+def test_every_order_of_facts_ends_once(facts: list[str], is_denied: bool) -> None:
+    """One terminal event, one end of the reservation, no last byte before the log, nothing after the end."""
+    plan = FakePlan()
+    if is_denied:
+        plan.denied = Denied("rpm", rule="r", measure="requests", scope="org=acme", limit=1, used=1, asked=1)
+    stage = Stage(plan=plan)
+    stage.exchange.begin(HEADERS, NOW)
+    for fact in facts:
+        _play(stage, fact)
+    if "terminal" not in stage.names:
+        stage.exchange.client_gone(NOW + 9)
+    if stage.exchange.state == 4:
+        stage.exchange.terminal_recorded()
+
+    names = stage.names
+    assert names.count("terminal") == 1
+    assert names.count("admitted") == len(plan.holds) <= 1
+    assert names.count("request") <= names.count("admitted")
+    assert sum(names.count(last) for last in ("whole", "end")) <= 1
+    told = [at for at, name in enumerate(names) if name in ("whole", "end", "cut")]
+    assert all(at > names.index("terminal") for at in told)
+    assert all(name in ("whole", "end", "cut") for name in names[names.index("terminal") + 1 :])
+    event = stage.terminal
+    for hold in plan.holds:
+        assert hold.settled == [(event.charge_requests, event.charge_tokens, event.charge_nanos)]
+    if not plan.holds:
+        assert (event.charge_requests, event.charge_tokens, event.charge_nanos) == (0, 0, 0)
+    assert stage.context.stats.in_flight == 0
+
+
+COUNTS = st.one_of(st.none(), st.integers(-2, 60), st.booleans(), st.floats(0, 9), st.text(max_size=2))
+
+
+@settings(max_examples=300)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "prompt_tokens": COUNTS, "completion_tokens": COUNTS, "total_tokens": COUNTS,
+            "prompt_tokens_details": st.dictionaries(
+                st.sampled_from(["cached_tokens", "audio_tokens", "cache_write_tokens"]), COUNTS
+            ),
+            "completion_tokens_details": st.dictionaries(st.sampled_from(["reasoning_tokens", "audio_tokens"]), COUNTS),
+        },
+    )
+)  # fmt: skip
+def test_believed_usage_adds_up(usage: dict[str, Any]) -> None:
+    """Whatever a provider sends is either rejected or classes that are not negative and sum to its own total."""
+    found = read_answer(msgspec.json.encode({"usage": usage})).usage
+    if found is None:
+        return
+    assert min(msgspec.structs.astuple(found)) >= 0
+    counted = usage["prompt_tokens"] + (usage.get("completion_tokens") or 0)
+    expected = counted if usage.get("total_tokens") is None else usage["total_tokens"]
+    assert found.total == expected
+
+
+class _Object:
+    """Members of an object in order, duplicates included."""
+
+    def __init__(self, members: list[tuple[str, Any]]) -> None:
+        self.members = members
+
+    def __repr__(self) -> str:
+        return f"_Object({self.members!r})"
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(alphabet='a":\\ é\n\x00', max_size=6)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(st.tuples(st.text(alphabet='ab":\\ :', max_size=2), inner), max_size=4).map(_Object),
+    ),
+    max_leaves=12,
+)
+
+
+def _written(value: Any, choose: Any) -> str:
+    """Return JSON text of a value; `choose` decides about spaces and escapes."""
+    if isinstance(value, _Object):
+        parts = [f"{_text(key, choose)}{choose(['', ' '])}:{_written(item, choose)}" for key, item in value.members]
+        return "{" + ",".join(parts) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(_written(item, choose) for item in value) + "]"
+    return _text(value, choose) if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _text(value: str, choose: Any) -> str:
+    return '"' + "".join(_letter(letter, choose) for letter in value) + '"'
+
+
+def _letter(letter: str, choose: Any) -> str:
+    plain = msgspec.json.encode(letter).decode()[1:-1]
+    return str(choose([plain, f"\\u{ord(letter):04x}", f"\\u{ord(letter):04X}"]))
+
+
+def _has_duplicates(value: Any) -> bool:
+    if isinstance(value, _Object):
+        keys = [key for key, _ in value.members]
+        return len(set(keys)) < len(keys) or any(_has_duplicates(item) for _, item in value.members)
+    return isinstance(value, list) and any(map(_has_duplicates, value))
+
+
+@settings(max_examples=400)
+@given(st.lists(st.tuples(st.text(alphabet='ab":\\ ', max_size=2), JSON), max_size=4).map(_Object), st.data())
+def test_duplicates_are_found_however_they_are_written(body: _Object, data: st.DataObject) -> None:
+    """A body is refused if and only if some object in it has a key twice, whatever spaces, escapes and text it has."""
+    text = _written(body, lambda options: data.draw(st.sampled_from(options)))
+    told = ""
+    try:
+        read_object(text.encode())
+    except InputError as error:
+        told = str(error)
+    assert ("given twice" in told) == bool(told) == _has_duplicates(body), text
