@@ -65,10 +65,10 @@ def test_last_word_of_each_count_holds_in_a_stream() -> None:
         b'{"type":"message_start","message":{"model":"c-1","usage":{"input_tokens":10,"output_tokens":1,'
         b'"cache_read_input_tokens":5}}}'
     )
-    assert not stream.reported.is_final
+    opening = stream.reported
     stream.take(b'{"type":"message_delta","usage":{"output_tokens":20}}')
     stream.take(b'{"type":"message_delta","usage":{"input_tokens":12,"output_tokens":30}}')
-    assert stream.reported.is_final
+    assert (opening.is_final, stream.reported.is_final) == (False, True)
     assert stream.reported.usage == TokenUsage(12, 30, 5)
     assert stream.reported.model == "c-1"
 
