@@ -13,7 +13,8 @@ from prometheus_client.registry import Collector
 
 from meter.adapters.partition import Partition
 
-NOISY = ("faust", "mode", "aiokafka", "kafka", "uvicorn", "asyncio")
+NOISY = ("faust", "mode", "aiokafka", "kafka", "uvicorn", "asyncio", "meter.adapters.engine", "abc")
+"""Others, and Faust's services that are subclassed here (they log under the name of their module)."""
 
 
 def configure_logging(level: str) -> None:

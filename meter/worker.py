@@ -19,10 +19,12 @@ from typing import Any
 import structlog
 
 from meter.adapters.engine import Engine
+from meter.adapters.log_ends import LogEnds
 from meter.adapters.outlet import KafkaOutlet
 from meter.adapters.partition import Partition, parts_of
 from meter.core.changelog import META, Changelog
 from meter.core.faults import Fault
+from meter.core.shard import Shard
 from meter.settings import MeterSettings
 from meter.telemetry import Metrics
 from schemas.codec import encode_json, encode_record
@@ -34,7 +36,8 @@ from schemas.usage import Evict
 
 _log = structlog.get_logger("meter")
 
-LEASE_CHECK_S = 1.0
+LOG_CHECK_S = 1.0
+RESYNC_MS = 800
 ASK_TIMEOUT_S = 3.0
 MAX_UNDELIVERED = 64
 """Snapshots of one partition that the broker has not taken yet; more are not made until it has."""
@@ -55,6 +58,7 @@ class Worker:
         # A producer has one request at a time under way: the large changelog must not hold snapshots up.
         self._updates = KafkaOutlet(settings.kafka, f"{settings.group_instance}-updates")
         self._state = KafkaOutlet(settings.kafka, f"{settings.group_instance}-state", compression="lz4")
+        self._log_ends = LogEnds(settings.kafka, self._engine.usage)
         self._partitions: dict[int, Partition] = {}
         self._undelivered: dict[int, int] = {}
         self._letters: dict[int, list[asyncio.Future[object]]] = {}
@@ -83,14 +87,12 @@ class Worker:
         """Connect, and begin to fold."""
         await self._updates.start()
         await self._state.start()
-        app = self._engine.app
-        app.loop = asyncio.get_running_loop()
-        app.finalize()
-        await app.maybe_start()
+        await self._log_ends.start()
+        await self._engine.start(self._fences)
         for name, body in (
             ("publish", self._publish_forever),
             ("flush", self._flush_forever),
-            ("leases", self._watch_leases),
+            ("log", self._watch_log),
             ("engine", self._watch_engine),
         ):
             self._tasks.append(asyncio.create_task(self._guarded(body)(), name=name))
@@ -105,6 +107,7 @@ class Worker:
         await self._engine.app.consumer.commit()
         await self._updates.stop()
         await self._state.stop()
+        await self._log_ends.stop()
         await self._engine.app.stop()
 
     # --------------------------------------------------------------------------------------------------- folding
@@ -117,8 +120,8 @@ class Worker:
                 part = self._partitions.get(message.partition)
                 if part is None:
                     continue  # of an assignment that has ended
-                if message.offset > part.shard.fence:
-                    await self._explain_hole(part, message.offset)
+                if message.offset > part.shard.fence and not await self._accept_hole(part, message.offset):
+                    continue
                 fault = part.take(message.offset, round(message.timestamp * 1000), message.value, event)
                 if fault is not None:
                     await self._report(part, message.offset, message.value, fault)
@@ -127,15 +130,22 @@ class Worker:
         except Exception as error:
             self._fail(error)
 
-    async def _explain_hole(self, part: Partition, offset: int) -> None:
-        """Go on only if the missing records are gone from the log itself."""
-        beginning = (await self._engine.beginnings([part.number]))[part.number]
-        if beginning <= part.shard.fence:
-            raise TransportError(
-                f"partition {part.number}: the group's offset is {offset}, but the state ends at {part.shard.fence} "
-                f"and the log still holds what is between; reset the offsets of group {self._settings.group} to there"
-            )
-        _log.error("records lost to retention", partition=part.number, first=part.shard.fence, last=offset - 1)
+    async def _accept_hole(self, part: Partition, offset: int) -> bool:
+        """Return whether the records before `offset` are gone for good; else read again from where the state ends."""
+        if _now_ms() - part.resynced_ms < RESYNC_MS:
+            return False  # still of what was under way before
+        beginning = (await self._log_ends.beginnings([part.number]))[part.number]
+        if part.shard.fence < beginning == offset:
+            _log.error("records lost to retention", partition=part.number, first=part.shard.fence, last=offset - 1)
+            return True
+        await self._resync(part)
+        return False
+
+    async def _resync(self, part: Partition) -> None:
+        """Let the engine read from where the state ends."""
+        part.resynced_ms = _now_ms()
+        _log.info("reading again", partition=part.number, offset=part.shard.fence)
+        await self._engine.seek(part.number, part.shard.fence)
 
     async def _report(self, part: Partition, offset: int, value: bytes, fault: Fault) -> None:
         _log.warning("bad record", kind=fault.kind, partition=part.number, offset=offset, reason=fault.reason)
@@ -219,28 +229,31 @@ class Worker:
             await asyncio.gather(*sent)
         part.flushed(flush)
 
-    async def _watch_leases(self) -> None:
-        """Evict replicas that have been silent for the lease, as long as the end of the log is in sight."""
+    async def _watch_log(self) -> None:
+        """Look at the end of the log, for what does not arrive: records that the engine lost, replicas gone silent."""
         while True:
-            await asyncio.sleep(LEASE_CHECK_S)
-            numbers = list(self._partitions)
+            await asyncio.sleep(LOG_CHECK_S)
             began = _now_ms()
             try:
                 async with asyncio.timeout(ASK_TIMEOUT_S):
-                    ends = await self._engine.ends(numbers) if numbers else {}
+                    ends = await self._log_ends.ends(list(self._partitions))
             except Exception as error:
                 _log.warning("the end of the log is out of sight; leases start anew", error=repr(error))
                 ends = {}
             if _now_ms() - began > ASK_TIMEOUT_S * 1000:
                 ends = {}  # this process itself was not running
             for part in list(self._partitions.values()):
-                await self._check_leases(part, ends.get(part.number))
+                await self._check(part, ends.get(part.number))
 
-    async def _check_leases(self, part: Partition, end: int | None) -> None:
-        if end is None or not part.caught_up:
+    async def _check(self, part: Partition, end: int | None) -> None:
+        if end is None:
             part.lease.reset()
             return
-        part.end = end
+        if part.is_stuck(end):
+            await self._resync(part)
+        if not part.caught_up:
+            part.lease.reset()
+            return
         members = [(state.run, state.hw) for state in part.shard.runs.members]
         for instance, epoch in part.lease.check(end, part.shard.fence, members, _now_ms()):
             reason = f"silent for {self._settings.lease_ms} ms"
@@ -257,17 +270,26 @@ class Worker:
         """Take up the assigned partitions from the state that Faust has read back."""
         records = self._engine.records()
         numbers = self._engine.assigned()
-        ends = await self._engine.ends(numbers) if numbers else {}
+        ends = await self._log_ends.ends(numbers)
         async with self._flushing:
             self._partitions.clear()
             for number in numbers:
                 changelog = Changelog.restore(number, parts_of(number, records))
-                self._partitions[number] = Partition(
-                    changelog, ends.get(number, 0), self._run_id, self._settings.lease_ms
-                )
+                self._check_log(changelog.shard, ends[number])
+                self._partitions[number] = Partition(changelog, ends[number], self._run_id, self._settings.lease_ms)
         self._recovered = True
         self._wake.set()
-        _log.info("state recovered", fences={number: part.shard.fence for number, part in self._partitions.items()})
+        _log.info("state recovered", fences=self._fences())
+
+    def _fences(self) -> dict[int, int]:
+        return {number: part.shard.fence for number, part in self._partitions.items()}
+
+    def _check_log(self, shard: Shard, end: int) -> None:
+        if shard.fence > end:
+            raise TransportError(
+                f"partition {shard.partition} of {self._engine.usage} ends at {end}, but the state in "
+                f"{self._engine.state} is of offset {shard.fence}: the log was deleted; delete the state as well"
+            )
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         """Hand the partitions over: nothing of them may be written from here on."""
@@ -302,4 +324,3 @@ def _now_ms() -> int:
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
-

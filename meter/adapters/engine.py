@@ -1,11 +1,20 @@
-"""The Faust application: group membership, assignment, the changelog and its recovery. Folds nothing itself."""
+"""The Faust application: group membership, assignment, the changelog and its recovery. Folds nothing itself.
+
+Where a partition is read from is the fold's to say, not the group's: its fence. Faust seeks to committed offsets when
+an assignment is complete, and not at all where none was committed yet; and what it has fetched until its flow control
+resumes a moment later is dropped from its queues. So seeks go to the fences here, and `seek` is there for whoever
+finds records missing.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import faust
-from aiokafka import TopicPartition
+from faust.transport.drivers.aiokafka import Consumer
+from faust.types import TP
 
 from meter.settings import MeterSettings
 from schemas.connection import KafkaConnection
@@ -32,6 +41,21 @@ class NullMonitor(faust.Monitor):
 
     def track_tp_end_offset(self, tp: Any, offset: int) -> None:
         """Do nothing."""
+
+
+class FencedConsumer(Consumer):
+    """Faust's consumer, but reading goes on from the fences once there are any."""
+
+    fences: ClassVar[Callable[[], dict[int, int]]]
+    source: ClassVar[str]
+
+    async def seek_to_committed(self) -> Mapping[Any, int]:
+        """Seek the partitions of the source to their fences; before there are any, to what is committed."""
+        fences = {TP(self.source, number): fence for number, fence in type(self).fences().items()}
+        if not fences:
+            return await super().seek_to_committed()
+        await self.seek_wait(fences)
+        return fences
 
 
 def credentials(connection: KafkaConnection) -> Any:
@@ -110,16 +134,15 @@ class Engine:
         """Return what recovery read of the changelog: the newest value of every key."""
         return dict(self.table.data.data)
 
-    async def ends(self, partitions: list[int]) -> dict[int, int]:
-        """Ask the broker where the log ends."""
-        return self._by_partition(await self.app.consumer.highwaters(*self._tps(partitions)))
+    async def start(self, fences: Callable[[], dict[int, int]]) -> None:
+        """Join the group on the running loop; `fences` are those of the partitions that have been taken up."""
+        self.app.loop = asyncio.get_running_loop()
+        self.app.transport.Consumer = type(
+            "FencedConsumer", (FencedConsumer,), {"fences": staticmethod(fences), "source": self.usage}
+        )
+        self.app.finalize()
+        await self.app.maybe_start()
 
-    async def beginnings(self, partitions: list[int]) -> dict[int, int]:
-        """Ask the broker where the log begins."""
-        return self._by_partition(await self.app.consumer.earliest_offsets(*self._tps(partitions)))
-
-    def _tps(self, partitions: list[int]) -> list[TopicPartition]:
-        return [TopicPartition(self.usage, partition) for partition in partitions]
-
-    def _by_partition(self, offsets: dict[TopicPartition, int | None]) -> dict[int, int]:
-        return {tp.partition: offset or 0 for tp, offset in offsets.items()}
+    async def seek(self, partition: int, offset: int) -> None:
+        """Read a partition from `offset` on."""
+        await self.app.consumer.seek_wait({TP(self.usage, partition): offset})

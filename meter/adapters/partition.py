@@ -43,6 +43,9 @@ class Partition:
         self.flushed_fence = self.shard.fence
         self.end = barrier
         """The end of the log when it was last asked for."""
+        self.resynced_ms = 0
+        """When the engine was last told to read again from the fence."""
+        self._seen: tuple[int, int] | None = None
         self._publisher = publisher
         self._published_ms = -FULL_EVERY_MS
         self._full_ms: int | None = None
@@ -56,6 +59,12 @@ class Partition:
     def lag(self) -> int:
         """Records that are known to be on the log and are not folded yet."""
         return max(0, self.end - self.shard.fence)
+
+    def is_stuck(self, end: int) -> bool:
+        """Note the end of the log, and return whether nothing has arrived since the last look although there was."""
+        before, self._seen = self._seen, (self.shard.fence, end)
+        self.end = end
+        return before is not None and before[0] == self.shard.fence < before[1]
 
     def take(self, offset: int, log_ms: int, value: bytes, event: Ackable) -> Fault | None:
         """Fold a record and keep its event until its effects are durable."""
