@@ -25,7 +25,7 @@ class TargetBook:
         """Start empty; `simulated_url` is what the base URL `simulated` stands for."""
         self._simulated_url = simulated_url
         self._environment = read_environment
-        self._made: dict[str, tuple[Provider, Target]] = {}
+        self._made: dict[str, Target] = {}
 
     def __call__(self, plan: Plan) -> Target:
         """Return where requests of `plan` go; made once a plan."""
@@ -36,12 +36,16 @@ class TargetBook:
         return target
 
     def find(self, name: str, provider: Provider) -> Target:
-        """Return the target of a provider; equal configurations share one, and with it their connections."""
-        made = self._made.get(name)
-        if made is not None and made[0] == provider and not made[1].problem:
-            return made[1]
+        """Return the target of a provider, its credential read now; while nothing changes it is the same object.
+
+        Plans ask once each, and new ones with every policy: to rotate a credential, change it where it is read and
+        apply the policy again.
+        """
         target = self._make(name, provider)
-        self._made[name] = (provider, target)
+        made = self._made.get(name)
+        if made is not None and _same(made, target):
+            return made
+        self._made[name] = target
         return target
 
     def _make(self, name: str, provider: Provider) -> Target:
@@ -86,3 +90,12 @@ class TargetBook:
             told = f"The provider {name!r} cannot be used: its credential {reference} {what} where this ingress runs."
             return b"", told
         return secret.encode(), ""
+
+
+def _same(one: Target, other: Target) -> bool:
+    return (one.origin, one.base_path, one.lines, one.problem) == (
+        other.origin,
+        other.base_path,
+        other.lines,
+        other.problem,
+    )

@@ -69,13 +69,23 @@ def test_missing_credential_is_a_problem_that_names_the_reference(reference: str
     assert b"authorization" not in target.lines
 
 
-def test_target_is_made_once_and_again_when_the_provider_changes() -> None:
-    """Equal entries share connections over policy versions; a problem is looked at again."""
-    book, environment = _book(), dict(ENVIRONMENT)
+def test_target_is_the_same_until_something_changes() -> None:
+    """Equal entries share connections over policy versions."""
+    book = _book()
     first = book.find("p", _provider())
     assert book.find("p", _provider()) is first
     assert book.find("p", _provider(max_connections=5)) is not first
+
+
+def test_credential_is_read_again_with_every_policy() -> None:
+    """A credential that comes later, or is rotated, is taken up; connections stay where they are."""
+    environment: dict[str, str] = {}
     book = TargetBook("http://x/v1", environment.get)
-    assert book.find("q", _provider(credential="env:LATER")).problem
-    environment["LATER"] = "sk"
-    assert not book.find("q", _provider(credential="env:LATER")).problem
+    provider = _provider(credential="env:LATER")
+    assert book.find("q", provider).problem
+    environment["LATER"] = "sk-1"
+    first = book.find("q", provider)
+    environment["LATER"] = "sk-2"
+    second = book.find("q", provider)
+    assert (b"sk-1" in first.lines, b"sk-2" in second.lines, first.problem, second.problem) == (True, True, "", "")
+    assert first.origin == second.origin
