@@ -3,69 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from decimal import Decimal
-from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from meter.sink.core.mark import MAX_BYTES, Mark
-from meter.sink.core.resume import Found, Resume, resume
 from meter.sink.core.watermarks import Judgement, Watermark, Watermarks
-from meter.sink.feeds import Rejected, UsageFeed
-from meter.sink.lane import Counts, Lane, Limits
-from meter.sink.rows import Source
 from schemas.codec import encode_record
-from schemas.errors import DecodeError
-from schemas.usage import Evict, UsageEvent
-from tests.history_builders import MONTH_END_MS, a_batch, an_event
+from schemas.usage import Evict
+from tests.history_builders import MONTH_END_MS, an_event
 from tests.history_fakes import TABLES, FakeLog, FakeStore, Fate, Killed
+from tests.history_world import RUNS, Script, live, take_up
 
-SOURCE = Source("cluster", "usage", 0)
 COSTS = st.sampled_from((None, 0, 7, 10**9))
-RUNS = (("a", 1), ("a", 2), ("b", 1))
-
-
-class Script:
-    """A log as replicas, retries and the meter write it, and what of it counts by the contract's own words."""
-
-    def __init__(self) -> None:
-        self.values: list[bytes] = []
-        self.expected: list[UsageEvent] = []
-        self._next = dict.fromkeys(RUNS, 1)
-        self._counted = dict.fromkeys(RUNS, 0)
-        self._sent: list[tuple[tuple[str, int], int, list[UsageEvent]]] = []
-
-    def send(self, run: tuple[str, int], events: list[UsageEvent]) -> None:
-        """Write a run's next record."""
-        seq = self._next[run]
-        self._next[run] += 1
-        self._sent.append((run, seq, events))
-        self._write(run, seq, events)
-
-    def send_again(self, back: int) -> None:
-        """Write a record that was written before once more."""
-        if self._sent:
-            self._write(*self._sent[-1 - back % len(self._sent)])
-
-    def send_out_of_order(self, run: tuple[str, int], events: list[UsageEvent]) -> None:
-        """Write a run's record but one, and then both, as a sender does that has to go back."""
-        seq = self._next[run]
-        first, second = (run, seq, events[:1]), (run, seq + 1, events[1:])
-        self._next[run] += 2
-        for record in (second, first, second):
-            self._write(*record)
-
-    def noise(self, value: bytes) -> None:
-        """Write something that is no batch."""
-        self.values.append(value)
-
-    def _write(self, run: tuple[str, int], seq: int, events: list[UsageEvent]) -> None:
-        self.values.append(a_batch(events, seq, *run))
-        if seq == self._counted[run] + 1:
-            self._counted[run] = seq
-            self.expected += events
 
 
 @st.composite
@@ -95,42 +46,10 @@ def scripts(draw: st.DrawFn) -> Script:
     return script
 
 
-async def at_once(call: Callable[..., Any], *args: Any) -> Any:
-    """Do what is done in a thread."""
-    return call(*args)
-
-
-def in_thread(call: Callable[..., Any], *args: Any) -> Awaitable[Any]:
-    """Return `call` as a thread would run it."""
-    return at_once(call, *args)
-
-
-def take_up(log: FakeLog, store: FakeStore, log_start: int = 0) -> Resume:
-    """Find out where to go on, as the worker does."""
-    table_last = store.last_offset("usage_events", SOURCE)
-    found = resume(Found(log.committed, Mark.decode(log.metadata), table_last, log_start, len(log.values)))
-    if found.watermarks.complete:
-        return found
-    known = store.watermarks(SOURCE, found.position)
-    return Resume(found.position, found.resend_to, found.watermarks.merged(known), found.lost)
-
-
-async def live(log: FakeLog, store: FakeStore, fate: Fate, pauses: list[int], max_rows: int) -> None:
-    """Run a sink from its start to the end of the log, or until it is killed; it inserts after `pauses`."""
-    store.fate = log.fate = fate
-    start, limits = take_up(log, store), Limits(max_rows, 1_000, 1.0)
-    lane = Lane(SOURCE, UsageFeed(SOURCE), start, store, log, limits, Counts(), in_thread)
-    now_ms = 0
-    for turn, offset in enumerate(range(lane.buffer.position, len(log.values))):
-        now_ms += pauses[turn % len(pauses)]
-        try:
-            lane.buffer.add(lane.feed.entry(offset, now_ms, log.values[offset]), now_ms)
-        except DecodeError as error:
-            lane.skip(Rejected(offset, str(error), b""), set_aside=False)
-        if pauses[turn % len(pauses)] and lane.buffer.is_due(now_ms):
-            await lane.flush(now_ms)
-    while await lane.flush(now_ms):
-        pass
+def lead(log: FakeLog, store: FakeStore, fate: Fate, pauses: list[int], max_rows: int) -> None:
+    """Let a sink live with its fate."""
+    log.fate = store.fate = fate
+    asyncio.run(live(log, store, pauses, max_rows))
 
 
 def run_and_kill(script: Script, kills: list[int], pauses: list[int], max_rows: int) -> tuple[FakeLog, FakeStore]:
@@ -139,10 +58,10 @@ def run_and_kill(script: Script, kills: list[int], pauses: list[int], max_rows: 
     log.values = script.values
     for killed_at in kills:
         try:
-            asyncio.run(live(log, store, Fate(killed_at), pauses, max_rows))
+            lead(log, store, Fate(killed_at), pauses, max_rows)
         except Killed:
             pauses = pauses[::-1]  # the next one does not cut where this one did
-    asyncio.run(live(log, store, Fate(), pauses, max_rows))
+    lead(log, store, Fate(), pauses, max_rows)
     return log, store
 
 
@@ -180,7 +99,7 @@ def test_every_step_of_a_batch_is_one_at_which_it_may_be_killed() -> None:
     whole = Fate()
     log, store = FakeLog(), FakeStore()
     log.values = script.values
-    asyncio.run(live(log, store, whole, [0], 100))
+    lead(log, store, whole, [0], 100)
     assert whole.steps == 2 + 2 * 4 + 2
     for killed_at in range(1, whole.steps + 1):
         log, store = run_and_kill(script, [killed_at], [0], 100)
@@ -193,11 +112,11 @@ def test_without_its_mark_the_sink_goes_on_after_what_the_table_holds(script: Sc
     """Positions that the broker forgot are taken from the table, and no event of the log counts twice."""
     log, store = FakeLog(), FakeStore()
     log.values = script.values
-    asyncio.run(live(log, store, Fate(), [400], max_rows))
+    lead(log, store, Fate(), [400], max_rows)
     log.committed, log.metadata = None, ""
     log.values = [*script.values]
     before = {name: store.ids(name) for name in TABLES}
-    asyncio.run(live(log, store, Fate(), [400], max_rows))
+    lead(log, store, Fate(), [400], max_rows)
     assert {name: store.ids(name) for name in TABLES} == before
 
 
@@ -208,7 +127,7 @@ def test_a_batch_that_is_sent_again_is_the_batch_that_it_was(script: Script, kil
     log, store = FakeLog(), FakeStore()
     log.values = script.values
     try:
-        asyncio.run(live(log, store, Fate(killed_at), [400], max_rows))
+        lead(log, store, Fate(killed_at), [400], max_rows)
     except Killed:
         mark = Mark.decode(log.metadata)
         start = take_up(log, store)
