@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import shutil
 import statistics
@@ -20,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import proxies, stack
+from tests.bench import peers, proxies, stack
 from tests.bench.lag import measure_lag
 
 REPORT = stack.ROOT / ".reports" / "bench.json"
@@ -69,6 +68,13 @@ def measure_ingress(place: Path, rounds: int) -> dict[str, float]:
             _say(f"  requests, round {number + 1} of {rounds}")
             proxies.measure_round(others)
         figures = proxies.figures(tollway, bar, nginx)
+        for start in (peers.litellm, peers.portkey):
+            with start(place, base) as peer:
+                if peer is None:
+                    _say(f"  [dim]{start.__name__} is not installed here, and is not compared[/]")
+                else:
+                    _say(f"  {start.__name__}")
+                    figures.update(proxies.measure_peer(tollway, peer, rounds))
     figures.update(measure_streams(place, rounds, sim_port))
     return figures
 
@@ -186,9 +192,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="tollway-bench-") as place:
             figures.update(PARTS[part](Path(place), options.rounds))
         _say(f"  {time.monotonic() - began:.0f} s")
-    for peer in ("litellm", "portkey"):
-        if importlib.util.find_spec(peer) is None:
-            _say(f"[dim]{peer} is not installed here, and is not compared[/]")
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=2) + "\n")
     Console().print(table(figures))

@@ -78,6 +78,21 @@ def ratios(first: list[float], second: list[float]) -> list[float]:
     return [a / b for a, b in zip(first, second, strict=True)]
 
 
+def measure_peer(ours: Proxy, peer: Proxy, rounds: int, count: int = 400) -> dict[str, float]:
+    """Measure another gateway and ours in turn; it gets fewer requests, because each costs it so much more."""
+    _run(peer, BODY, 4, 50, 60)
+    cpu: dict[str, list[float]] = {ours.name: [], peer.name: []}
+    for _ in range(rounds):
+        for proxy, number in ((peer, count), (ours, 10 * count)):
+            before = cpu_seconds(proxy.pid)
+            result = _run(proxy, BODY, 32, number, 30)
+            cpu[proxy.name].append(1e6 * (cpu_seconds(proxy.pid) - before) / result.answers)
+    return {
+        f"{peer.name}_cpu_us": statistics.median(cpu[peer.name]),
+        f"ingress_{peer.name}_ratio": statistics.median(ratios(cpu[ours.name], cpu[peer.name])),
+    }
+
+
 def figures(ours: Proxy, bar: Proxy, nginx: Proxy | None) -> dict[str, float]:
     """Return the flat figures of one set of rounds, medians over rounds."""
     median = statistics.median

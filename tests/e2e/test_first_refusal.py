@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import threading
 from collections.abc import Callable
 
 import openai
@@ -132,6 +133,40 @@ def test_a_revoked_key_is_refused_within_a_second_on_every_replica(new_stack: Ca
     stack.run("keys", "revoke", key["id"])
     for client in clients:
         eventually(functools.partial(_unauthorised, client), 1.0)
+
+
+def test_a_policy_is_replaced_under_load_without_a_dropped_request(new_stack: Callable[..., Stack]) -> None:
+    """While versions are applied one after another, every request is answered; the last version is in force."""
+    limits = "[{name: key-minute, per: [key], rpm: NUMBER}]"
+    stack = new_stack().up(policy(limits.replace("NUMBER", "100000")))
+    client = stack.openai(stack.key()["secret"])
+    ending, failures, passed = threading.Event(), [], []
+
+    def send() -> None:
+        while not ending.is_set():
+            try:
+                passed.append(_ask(client).id)
+            except openai.OpenAIError as error:
+                failures.append(error)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        for number in (100_001, 100_002, 100_003):
+            stack.run("policy", "apply", str(stack.write("next.yaml", policy(limits.replace("NUMBER", str(number))))))
+            eventually(functools.partial(_limit_is, client, number), 5)
+    finally:
+        ending.set()
+        sender.join(30)
+    assert not failures
+    assert len(passed) > 10
+
+
+def _limit_is(client: openai.OpenAI, number: int) -> bool:
+    answer = client.chat.completions.with_raw_response.create(
+        model="gpt-4o-mini", messages=[{"role": "user", "content": "Hello."}], max_tokens=20
+    )
+    return int(answer.headers["x-ratelimit-limit-requests"]) == number
 
 
 def _unauthorised(client: openai.OpenAI) -> bool:

@@ -98,6 +98,24 @@ def test_a_killed_supervisor_leaves_nothing_in_the_way(new_stack: Callable[..., 
     assert stack.stop() == 0
 
 
+def test_usage_of_a_replica_that_is_not_started_again_is_not_lost(new_stack: Callable[..., Stack]) -> None:
+    """After kill −9 of two replicas a start with one of them sends what the other had in its log."""
+    stack = new_stack(ingress=2).up(policy())
+    client = stack.openai(stack.key()["secret"], replica=1)
+    os.kill(stack.pid("broker"), signal.SIGSTOP)  # what is told now cannot leave the replica
+    for _ in range(20):
+        ask = [{"role": "user", "content": "Say hello."}]
+        client.chat.completions.create(model="gpt-4o-mini", messages=ask, max_tokens=20)  # type: ignore[arg-type]
+    stack.kill()
+    stack.options["ingress"] = 1
+    stack.up()
+    assert "ingress-2" not in stack.ready["pids"]
+    assert stack.json("verify")["ok"] is True
+    report = json.loads(stack.run("report", "spend", "--by", "org", "--format", "json"))
+    assert int(report["totals"]["requests"]) == 20
+    assert stack.stop() == 0
+
+
 def _cpu_s(pid: int) -> float:
     """Return the CPU seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
