@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from importlib import metadata
 from typing import Any
@@ -83,6 +84,8 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 ok, 1 fault, 2 bad input or configuration."""
+    # Kafka's client complains about each attempt to reach a broker; what comes of it is said by ourselves.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
     def run() -> Any:
         return cli.main(args=arguments, prog_name="tollway", standalone_mode=False)

@@ -46,6 +46,7 @@ def gather(deployment: Deployment) -> dict[str, Any]:
     budgets = ask(enforcer, "/v1/budgets")
     ready = {role: _is_ready(url) for role, url in deployment.run.get("urls", {}).items() if role != "provider"}
     problems += [f"{role} is not ready" for role, is_ready in ready.items() if not is_ready]
+    dead_letters = _dead_letters(deployment, problems)
     return {
         "ok": not problems,
         "problems": problems,
@@ -60,7 +61,7 @@ def gather(deployment: Deployment) -> dict[str, Any]:
         "staleness": {role: _part(status, "partitions", "staleness") for role, status in replicas.items()},
         "budgets": [{"rule": budget["budget"], **budget} for budget in _list(budgets, "budgets")],
         "wal": {role: _part(status, "wal") for role, status in replicas.items()},
-        "dead_letters": _dead_letters(deployment, problems),
+        "dead_letters": dead_letters,
         "enforcer": control,
         "history": stored,
         "ingress": replicas,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from pathlib import Path
@@ -87,8 +86,6 @@ def command(
     own = connection(broker, kafka)
     if clickhouse != "embedded" and not clickhouse.startswith(("http://", "https://")):
         raise click.BadParameter(f"{clickhouse!r} is neither `embedded` nor an http(s) URL", param_hint="--clickhouse")
-    # Clients of a broker that is still starting complain about each attempt; what matters is said by ourselves.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     options = up.Options(
         state=state or default_state_dir(os.environ), policy=policy, kafka=own, clickhouse=clickhouse,
         ingress=ingress, port=port, host=host, partitions=kafka["kafka_partitions"] or DEFAULT_PARTITIONS,

@@ -8,6 +8,7 @@ from pathlib import Path
 ROTATE_BYTES = 16 << 20
 KEPT = 3
 TAIL_BYTES = 8 << 10
+LINE_CHARACTERS = 400
 
 
 def open_log(path: Path, rotate_bytes: int = ROTATE_BYTES) -> int:
@@ -35,4 +36,4 @@ def tail(path: Path, since: int = 0, lines: int = 20) -> list[str]:
         end = os.fstat(file.fileno()).st_size
         file.seek(max(since if since <= end else 0, end - TAIL_BYTES))
         text = file.read().decode(errors="replace")
-    return [line for line in text.splitlines() if line.strip()][-lines:]
+    return [line[:LINE_CHARACTERS] for line in text.splitlines() if line.strip()][-lines:]

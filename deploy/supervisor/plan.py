@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from deploy.supervisor.child import Spec
@@ -35,17 +35,29 @@ class Layout:
     package_path: str = ""
     """Put before PYTHONPATH where the packages are not installed."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    retired: tuple[str, ...] = ()
+    """Replicas of an earlier start that only send what is left in their logs."""
 
     @property
     def replicas(self) -> list[str]:
         """Return the roles of the ingress replicas in order."""
-        return [role for role in self.ports if role.startswith("ingress-")]
+        return [role for role in self.ports if role.startswith("ingress-") and role not in self.retired]
 
     def url(self, role: str) -> str:
         """Return the base URL of a role."""
         anywhere = ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
         host = LOOPBACK if not role.startswith("ingress") or self.host in anywhere else self.host
         return f"http://{host}:{self.ports[role]}"
+
+
+def left_behind(state: StateDir, replicas: Collection[str]) -> tuple[str, ...]:
+    """Return the replicas of earlier starts, beside `replicas`, whose write-ahead logs still hold something.
+
+    A replica that stops cleanly leaves no log; one that was killed and is not started again would keep its usage.
+    """
+    logs = sorted((state.root / "ingress").glob("ingress-*/wal/*.wal"))
+    found = dict.fromkeys(log.parents[1].name for log in logs if log.stat().st_size)
+    return tuple(role for role in found if role not in replicas)
 
 
 def spec(layout: Layout, role: str) -> Spec:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from schemas.errors import ConfigError
@@ -11,6 +13,8 @@ EPHEMERAL = 32_768
 """From here on, systems hand out ports to outgoing connections."""
 INTERNAL_OFFSET = 1_000
 HIGHEST = 65_535
+DEADLINE_S = 5.0
+"""What a killed supervisor left behind is gone by then."""
 
 
 def is_free(port: int) -> bool:
@@ -72,3 +76,15 @@ def _problem(role: str, port: int) -> str:
     else:
         remedy = "stop what listens there, or remove ports.json from the state directory to have others chosen"
     return f"port {port} (for {role}) is in use on 127.0.0.1; {remedy}"
+
+
+async def until_free(ports: Mapping[str, int]) -> None:
+    """Return when all ports are free; ConfigError naming those that stay taken."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        problems = taken(ports, is_free)
+        if not problems:
+            return
+        if time.monotonic() > deadline:
+            raise ConfigError(problems)
+        await asyncio.sleep(0.05)

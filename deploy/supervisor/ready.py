@@ -61,6 +61,19 @@ def http_check(client: httpx.AsyncClient, url: str, path: str = "/readyz") -> Ca
     return check
 
 
+def sent_check(client: httpx.AsyncClient, url: str) -> Callable[[], Awaitable[Answer]]:
+    """Return a check that asks the ingress at `url` whether everything in its write-ahead log has been sent."""
+
+    async def check() -> Answer:
+        try:
+            wal = (await client.get(f"{url}/tollway/v1/status")).json()["wal"]
+        except (httpx.HTTPError, ValueError, KeyError):
+            return False, ""
+        return bool(wal["replayed"]) and not wal["unsent_events"], f"{wal['unsent_events']} events to be sent"
+
+    return check
+
+
 def missing_of(answer: httpx.Response) -> str:
     """Return in a few words what a process that is not ready says it lacks."""
     try:

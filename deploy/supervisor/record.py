@@ -30,7 +30,7 @@ def run_record(
         "broker": layout.kafka.bootstrap,
         "kafka": layout.kafka.model_dump(mode="json", exclude={"sasl_password"}),
         "state": str(layout.state.root),
-        "urls": {role: layout.url(role) for role in layout.ports if role != "broker"},
+        "urls": {role: layout.url(role) for role in layout.ports if role not in ("broker", *layout.retired)},
         "simulated": simulated,
         "pids": dict(pids),
     }

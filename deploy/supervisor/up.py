@@ -28,12 +28,10 @@ from deploy.supervisor.record import package_path, run_record
 from deploy.supervisor.spawn import kill_leftovers
 from deploy.supervisor.supervisor import Supervisor
 from schemas.connection import KafkaConnection
-from schemas.errors import ConfigError, TollwayError, TransportError
+from schemas.errors import TollwayError, TransportError
 from schemas.policy_file import load_policy
 
 PORTS_FILE = "ports.json"
-PORTS_DEADLINE_S = 5.0
-"""What a killed supervisor left behind is gone by then."""
 WATCH_S = 2.0
 SERVICES = ("history", "meter", "enforcer")
 
@@ -122,16 +120,18 @@ class Up:
         ingress = ports.ingress_ports(options.port, options.ingress)
         roles = [role for role in plan.INTERNAL_ROLES if role != "broker" or options.kafka is None]
         internal = ports.internal_ports(roles, state.read(PORTS_FILE), ingress, ports.is_free)
+        retired = plan.left_behind(state, ingress)
         chosen = {**ingress, **internal}
-        await _until_free(chosen)
+        await ports.until_free(chosen)
         state.write(PORTS_FILE, {**state.read(PORTS_FILE), **internal})
+        chosen |= ports.internal_ports(retired, {}, chosen, ports.is_free)
         kafka = options.kafka or KafkaConnection(
             bootstrap=f"{plan.LOOPBACK}:{chosen['broker']}", partitions=options.partitions
         )
         return plan.Layout(
             state=state, kafka=kafka, clickhouse=options.clickhouse, ports=chosen, host=options.host,
             token=state.admin_token(), python=sys.executable, package_path=package_path(),
-            environment=options.environment,
+            environment=options.environment, retired=retired,
         )  # fmt: skip
 
     async def _work(self) -> None:
@@ -141,7 +141,8 @@ class Up:
                 group.create_task(self._start_broker(), name="start broker")
                 if self._wants_simulator_at_once():
                     group.create_task(self._start_provider(), name="start provider")
-                services = [await self._start(role, warming) for role in (*SERVICES, *self._layout.replicas)]
+                wanted = (*SERVICES, *self._layout.replicas, *self._layout.retired)
+                services = [await self._start(role, warming) for role in wanted]
                 self._show_waits()
             outcome = await topics.create(self._layout.kafka)
         finally:
@@ -150,6 +151,7 @@ class Up:
         for difference in outcome.differences:
             self._progress.say(f"warning: {difference}")
         await self._await_services(services)
+        await self._send_what_is_left()
         self._ready["ready_s"] = round(time.monotonic() - self._began, 3)
         self._remember()
         self._progress.waiting("")
@@ -198,6 +200,16 @@ class Up:
             }
             await tasks["enforcer"]
             await self._put_in_force()
+
+    async def _send_what_is_left(self) -> None:
+        """Run replicas that an earlier start had, and this one has not, until their logs are sent."""
+        for role in self._layout.retired:
+            self._waits[role] = role
+            async with _client() as client:
+                check = ready.sent_check(client, self._layout.url(role))
+                await self._until(self._supervisor.children[role], check)
+            self._progress.say(f"{role} has sent what an earlier start had left in its log, and is not needed any more")
+            await self._supervisor.stop(self._force, [role])
 
     async def _put_in_force(self) -> None:
         name = str(self._options.policy) if self._options.policy else "example policy"
@@ -283,15 +295,3 @@ def _first_fault(fault: BaseException) -> BaseException:
 
 def _client() -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=2.0, trust_env=False)
-
-
-async def _until_free(chosen: Mapping[str, int]) -> None:
-    """Return when all ports are free; ConfigError naming those that stay taken."""
-    deadline = time.monotonic() + PORTS_DEADLINE_S
-    while True:
-        problems = ports.taken(chosen, ports.is_free)
-        if not problems:
-            return
-        if time.monotonic() > deadline:
-            raise ConfigError(problems)
-        await asyncio.sleep(0.05)

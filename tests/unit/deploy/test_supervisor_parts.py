@@ -12,7 +12,7 @@ import pytest
 from deploy.supervisor import logs, ports
 from deploy.supervisor.backoff import LONGEST_S, STEADY_S, Backoff
 from deploy.supervisor.files import StateDir, default_state_dir
-from deploy.supervisor.plan import Layout, spec
+from deploy.supervisor.plan import Layout, left_behind, spec
 from schemas.connection import KafkaConnection
 from schemas.errors import ConfigError
 
@@ -180,6 +180,23 @@ def test_urls_are_ones_that_this_machine_can_ask(tmp_path: Path) -> None:
     assert layout(tmp_path).url("ingress-1") == "http://127.0.0.1:8700"
     assert layout(tmp_path, host="10.1.2.3").url("ingress-2") == "http://10.1.2.3:8701"
     assert layout(tmp_path, host="10.1.2.3").url("enforcer") == "http://127.0.0.1:1"
+
+
+def test_logs_of_replicas_that_are_not_started_again_are_found(tmp_path: Path) -> None:
+    """Only logs with something in them, and only of replicas that are not there anyway."""
+    for role, size in (("ingress-1", 9), ("ingress-2", 9), ("ingress-3", 0), ("ingress-10", 9)):
+        wal = tmp_path / "ingress" / role / "wal"
+        wal.mkdir(parents=True)
+        (wal / "1-1.wal").write_bytes(b"x" * size)
+    assert left_behind(StateDir(tmp_path), {"ingress-1": 1}) == ("ingress-10", "ingress-2")
+    assert left_behind(StateDir(tmp_path / "new"), {"ingress-1": 1}) == ()
+
+
+def test_a_retired_replica_serves_nobody(tmp_path: Path) -> None:
+    """It has a port for its status, and is in no list of replicas."""
+    found = layout(tmp_path, retired=("ingress-2",))
+    assert found.replicas == ["ingress-1"]
+    assert spec(found, "ingress-2").environment["TOLLWAY_INGRESS_INSTANCE"] == "ingress-2"
 
 
 def test_remembered_ports_are_plain_json(tmp_path: Path) -> None:
