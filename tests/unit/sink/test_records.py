@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from meter.sink.core.records import choose, decisions_entry, place, usage_entry
@@ -25,7 +27,8 @@ def test_events_are_placed_by_offset_and_number() -> None:
 @pytest.mark.parametrize("field", ["charge_requests", "charge_tokens", "charge_nanos"])
 def test_charges_below_nothing_are_left_out(field: str) -> None:
     """The meter leaves such events out, so the history does."""
-    chosen = choose([usage_entry(0, 0, a_batch([an_event(**{field: -1})]))], Watermarks(complete=True))
+    fields: dict[str, Any] = {field: -1}
+    chosen = choose([usage_entry(0, 0, a_batch([an_event(**fields)]))], Watermarks(complete=True))
     assert (chosen.events, chosen.undecodable) == ([], 1)
 
 

@@ -17,7 +17,7 @@ TOKEN = SecretStr("0123456789abcdef")
 
 def test_groups_carry_the_prefix() -> None:
     """Deployments on one broker do not meet."""
-    settings = HistorySettings(admin_token=TOKEN, kafka={"topic_prefix": "eu."})  # type: ignore[arg-type] # pydantic converts
+    settings = HistorySettings(admin_token=TOKEN, kafka={"topic_prefix": "eu."})
     assert settings.group == "eu.history"
 
 
@@ -32,7 +32,7 @@ def test_what_cannot_work_is_refused(fields: dict[str, object]) -> None:
 
 
 def test_check_config_says_all_faults_and_no_secret(tmp_path: Path) -> None:
-    """`--check-config` ends with 2 and names every variable that is wrong, without the values of secrets; else with 0."""
+    """`--check-config` ends with 2 and names every variable that is wrong, without values of secrets; else with 0."""
     environment = {**os.environ, "TOLLWAY_HISTORY_ADMIN_TOKEN": "tooshort", "TOLLWAY_HISTORY_PORT": "x"}
     command = [sys.executable, "-m", "meter.sink", "--check-config"]
     bad = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

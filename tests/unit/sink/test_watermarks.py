@@ -45,7 +45,7 @@ def test_nothing_counts_after_the_final_record() -> None:
 
 
 def test_a_loss_makes_everything_a_lower_bound() -> None:
-    """When the log dropped records unseen, the next record of a run counts whatever its number; an ended run stays so."""
+    """When the log dropped records unseen, the next record of a run counts, unless the run ended."""
     known = Watermarks({RUN: Watermark(3), ("b", 1): Watermark(2, closed=True)}, complete=True).after_a_loss()
     assert judged(known, 3, 9) == [DUPLICATE, COUNTS]
     assert known.judge(("b", 1), 5) is DUPLICATE
