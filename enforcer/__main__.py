@@ -15,6 +15,7 @@ from enforcer.settings import EnforcerSettings
 from enforcer.telemetry import configure_logging
 from enforcer.worker import Worker
 from schemas.errors import TollwayError
+from schemas.faults import setting_problems
 
 KNOWN = (TollwayError, OSError, Fenced)
 """Faults that a line says enough about."""
@@ -27,11 +28,7 @@ def read_settings() -> EnforcerSettings | None:
     try:
         return EnforcerSettings()
     except ValidationError as error:
-        for problem in error.errors():
-            name = "__".join(map(str, problem["loc"])).upper()
-            secret = "TOKEN" in name or "PASSWORD" in name or problem["type"] == "missing"
-            shown = "" if secret else f" (got {problem['input']!r})"
-            print(f"TOLLWAY_ENFORCER_{name}: {problem['msg']}{shown}", file=sys.stderr)
+        print(*setting_problems(error, "TOLLWAY_ENFORCER_"), sep="\n", file=sys.stderr)
         return None
 
 

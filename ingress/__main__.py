@@ -15,6 +15,7 @@ from ingress.app import run
 from ingress.settings import IngressSettings
 from ingress.telemetry import configure_logging
 from schemas.errors import ConfigError
+from schemas.faults import setting_problems
 
 _log = structlog.get_logger("ingress")
 
@@ -24,16 +25,8 @@ def read_settings() -> IngressSettings | None:
     try:
         return IngressSettings()
     except ValidationError as error:
-        for problem in error.errors():
-            name = "TOLLWAY_INGRESS_" + "__".join(map(str, problem["loc"])).upper()
-            print(f"{name}: {problem['msg']}{_shown(name, problem['input'])}", file=sys.stderr)
+        print(*setting_problems(error, "TOLLWAY_INGRESS_"), sep="\n", file=sys.stderr)
         return None
-
-
-def _shown(name: str, value: object) -> str:
-    """Return the value that is wrong, unless it is or holds a secret."""
-    is_plain = isinstance(value, str | int | float) and "PASSWORD" not in name
-    return f" (got {value!r})" if is_plain else ""
 
 
 async def serve(settings: IngressSettings) -> int:

@@ -17,6 +17,7 @@ from meter.adapters.http import HttpServer, application
 from meter.settings import MeterSettings
 from meter.telemetry import configure_logging
 from meter.worker import Worker
+from schemas.faults import setting_problems
 
 STOP_S = 10.0
 
@@ -28,9 +29,7 @@ def read_settings() -> MeterSettings | None:
     try:
         return MeterSettings()
     except ValidationError as error:
-        for problem in error.errors():
-            name = "__".join(map(str, problem["loc"])).upper()
-            print(f"TOLLWAY_METER_{name}: {problem['msg']} (got {problem['input']!r})", file=sys.stderr)
+        print(*setting_problems(error, "TOLLWAY_METER_"), sep="\n", file=sys.stderr)
         return None
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from meter.sink.app import History
 from meter.sink.settings import HistorySettings
 from meter.telemetry import configure_logging
+from schemas.faults import setting_problems
 
 _log = structlog.get_logger("history")
 
@@ -21,9 +22,7 @@ def read_settings() -> HistorySettings | None:
     try:
         return HistorySettings()
     except ValidationError as error:
-        for problem in error.errors(include_input=False, include_url=False):
-            name = "__".join(map(str, problem["loc"])).upper()
-            print(f"TOLLWAY_HISTORY_{name}: {problem['msg']}", file=sys.stderr)
+        print(*setting_problems(error, "TOLLWAY_HISTORY_"), sep="\n", file=sys.stderr)
         return None
 
 
