@@ -18,9 +18,13 @@ def chat_model(policy: Policy) -> str | None:
     return None
 
 
-def ready_text(ready: Mapping[str, Any], simulated: bool, model: str | None, policy_version: int) -> str:
-    """Return the page for a deployment described by `ready` (the object that `--json` prints)."""
-    base = f"{ready['ingress'][0]}/v1"
+def ready_text(
+    ready: Mapping[str, Any], simulated: bool, model: str | None, policy_version: int, tollway: str, at: str
+) -> str:
+    """Return the page for a deployment described by `ready` (the object that `--json` prints).
+
+    `tollway` is how this command is typed here, and `at` the options by which it finds this deployment.
+    """
     key = ready["key"]
     lines = [
         "",
@@ -31,24 +35,22 @@ def ready_text(ready: Mapping[str, Any], simulated: bool, model: str | None, pol
         f"  history   {ready['history']}",
         f"  broker    {ready['broker']}",
         f"  state     {ready['state']}",
-        f"  key       {key or '(the demo key was revoked; make one with tollway keys create)'}",
+        f"  key       {key or f'(the demo key was revoked; make one with: {tollway} keys create --help)'}",
         "",
     ]
     if key and model:
-        lines += _examples(base, key, model)
+        lines += _examples(f"{ready['ingress'][0]}/v1", key, model)
     lines += [
-        "See what was spent, and that every ledger agrees:",
-        "",
-        "  tollway report spend --by team,model",
-        "  tollway verify",
+        "# what was spent, and whether every ledger agrees:",
+        f"{tollway} report spend --by team,model{at}",
+        f"{tollway} verify{at}",
         "",
     ]
     if simulated:
         lines += [
-            "Answers come from the built-in simulated provider. A real one is one edit (base_url and credential):",
-            "",
-            "  tollway policy show > policy.yaml",
-            "  tollway policy apply policy.yaml",
+            "# answers are simulated; a real provider is one edit of the policy (base_url and credential):",
+            f"{tollway} policy show{at} > policy.yaml",
+            f"{tollway} policy apply policy.yaml{at}",
             "",
         ]
     lines.append(f"Ctrl-C stops everything (running requests get {published.DRAIN_S} s); state and keys stay.")
@@ -59,21 +61,18 @@ def _examples(base: str, key: str, model: str) -> list[str]:
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}], "max_tokens": 20}}'
     curl = f"curl -s {base}/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
     return [
-        "Ask something with curl:",
+        "# ask something with curl:",
+        f"{curl} \\",
+        f"  -d '{body}'",
         "",
-        f"  {curl} \\",
-        f"    -d '{body}'",
+        "# or in Python, with the openai SDK:",
+        "from openai import OpenAI",
+        f'client = OpenAI(base_url="{base}", api_key="{key}")',
+        'messages = [{"role": "user", "content": "Hello!"}]',
+        f'print(client.chat.completions.create(model="{model}", messages=messages, max_tokens=20))',
         "",
-        "or with the openai SDK:",
-        "",
-        "  from openai import OpenAI",
-        f'  client = OpenAI(base_url="{base}", api_key="{key}")',
-        '  messages = [{"role": "user", "content": "Hello!"}]',
-        f'  print(client.chat.completions.create(model="{model}", messages=messages, max_tokens=20))',
-        "",
-        "See a refusal (429): ask more often than the key may. It names rule, limit, use and when to retry:",
-        "",
-        f"  for n in $(seq 25); do {curl} \\",
-        f"    -d '{body}'; echo; done | tail -1",
+        "# see a refusal (429): ask more often than the key may; it names rule, limit, use and when to retry:",
+        f"for n in $(seq 25); do {curl} \\",
+        f"  -d '{body}'; echo; done | tail -1",
         "",
     ]

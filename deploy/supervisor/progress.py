@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 
 REPEAT_S = 1.0
@@ -60,10 +61,10 @@ class Spinner:
                 self._status.stop()
             self._status = None
         elif self._status is None:
-            self._status = self._console.status(f"waiting for {what}")
+            self._status = self._console.status(f"waiting for {escape(what)}")
             self._status.start()
         else:
-            self._status.update(f"waiting for {what}")
+            self._status.update(f"waiting for {escape(what)}")
 
 
 def progress() -> Progress:

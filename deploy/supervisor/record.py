@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import site
+import sys
 import sysconfig
 from collections.abc import Mapping
 from importlib import metadata
@@ -48,3 +50,15 @@ def package_path() -> str:
     root = Path(__file__).resolve().parents[2]
     installed = {Path(path).resolve() for path in [sysconfig.get_path("purelib"), *site.getsitepackages()]}
     return "" if root in installed else str(root)
+
+
+def command_name() -> str:
+    """Return how `tollway` is typed in the shell that started this process."""
+    beside = Path(sys.executable).with_name("tollway")
+    found = shutil.which("tollway")
+    if found is not None and Path(found).resolve() == beside.resolve():
+        return "tollway"
+    if not beside.exists():
+        return f"{sys.executable} -m deploy.cli"
+    here = Path.cwd()
+    return str(beside.relative_to(here)) if beside.is_relative_to(here) else str(beside)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -22,9 +23,9 @@ from deploy.kafka import artifacts
 from deploy.kafka.readiness import is_serving
 from deploy.supervisor import banner, bootstrap, plan, ports, ready
 from deploy.supervisor.child import Child
-from deploy.supervisor.files import StateDir
+from deploy.supervisor.files import StateDir, default_state_dir
 from deploy.supervisor.progress import LineWriter, Progress
-from deploy.supervisor.record import package_path, run_record
+from deploy.supervisor.record import command_name, package_path, run_record
 from deploy.supervisor.spawn import kill_leftovers
 from deploy.supervisor.supervisor import Supervisor
 from schemas.connection import KafkaConnection
@@ -108,8 +109,6 @@ class Up:
         else:
             self._progress.say("stopping; once more to kill what is still running")
             self._stop.set()
-
-    # ------------------------------------------------------------------------------------------------------- start
 
     async def _prepare(self) -> plan.Layout:
         options, state = self._options, self._state
@@ -255,14 +254,15 @@ class Up:
     def _show_waits(self) -> None:
         self._progress.waiting(", ".join(self._waits.values()))
 
-    # ----------------------------------------------------------------------------------------------------- running
-
     def _announce(self) -> None:
         if self._options.as_json:
             print(json.dumps({**self._ready, "pids": self._supervisor.pids}), flush=True)
             return
         document = load_policy(self._policy["document"])
-        print(banner.ready_text(self._ready, self._simulated, banner.chat_model(document), self._policy["version"]))
+        usual = default_state_dir(self._options.environment).absolute() == self._state.root
+        at = "" if usual else f" --state {shlex.quote(str(self._state.root))}"
+        model, version = banner.chat_model(document), self._policy["version"]
+        print(banner.ready_text(self._ready, self._simulated, model, version, command_name(), at))
         sys.stdout.flush()
 
     async def _watch_policy(self) -> None:

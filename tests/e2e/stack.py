@@ -30,6 +30,8 @@ class Stack:
         """Start, and return when it says that it is ready."""
         command = ["up", "--json", "--state", str(self.state), "--port", str(self.port)]
         command += ["--ingress", str(self.options.get("ingress", 1))]
+        for name in ("broker", "kafka-topic-prefix"):
+            command += [f"--{name}", str(self.options[name])] if name in self.options else []
         if policy is not None:
             command += ["--policy", str(self.write("policy.yaml", policy))]
         with (self.place / "up.log").open("ab") as log:

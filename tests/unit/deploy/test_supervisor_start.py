@@ -92,18 +92,16 @@ def test_the_banner_can_be_pasted(tmp_path: Path) -> None:
     """Addresses, key, curl and SDK examples; a simulated provider is said to be one."""
     answer = {"ingress": ["http://127.0.0.1:8700"], "api": "a", "history": "h", "broker": "b", "state": str(tmp_path),
               "key": "tw-demo", "ready_s": 4.2}  # fmt: skip
-    text = banner.ready_text(answer, True, "gpt-4o-mini", 1)
+    text = banner.ready_text(answer, True, "gpt-4o-mini", 1, "tollway", " --state /x")
+    lines = text.splitlines()
     assert "curl -s http://127.0.0.1:8700/v1/chat/completions -H 'Authorization: Bearer tw-demo'" in text
-    code = "\n".join(
-        line[2:]
-        for line in text.splitlines()
-        if line.startswith(("  from openai", "  client", "  messages", "  print"))
-    )
-    compile(code, "example", "exec")
+    begin = lines.index("from openai import OpenAI")
+    compile("\n".join(lines[begin : begin + 4]), "example", "exec")
     body = text.partition("-d '")[2].partition("'")[0]
     assert json.loads(body)["model"] == "gpt-4o-mini"
+    assert "tollway verify --state /x" in lines
     assert "simulated" in text
-    assert "simulated" not in banner.ready_text({**answer, "key": None}, False, None, 1)
+    assert "simulated" not in banner.ready_text({**answer, "key": None}, False, None, 1, "tollway", "")
 
 
 def test_lines_of_a_download_are_passed_on_whole() -> None:
