@@ -45,10 +45,11 @@ class Charges:
 
 
 class Tally(NamedTuple):
-    """The sums of a record: by encoded rows, and by encoded attribution and day."""
+    """The sums of a record: by encoded rows, and by organisation and day (counted from 1970-01-01)."""
 
     charges: dict[bytes, Charges]
-    sums: dict[tuple[bytes, int], Totals]
+    sums: dict[tuple[str, int], Totals]
+    fault: str
 
 
 _records: msgspec.msgpack.Decoder[ReadBatch | Evict] = msgspec.msgpack.Decoder(ReadBatch | Evict)
@@ -110,10 +111,29 @@ def _without_negative(batch: ReadBatch) -> tuple[ReadBatch, str]:
     return msgspec.structs.replace(batch, events=kept, gauges=gauges), "; ".join(reasons)
 
 
-def tally(events: list[UsageEvent]) -> Tally:
+class Organisations:
+    """The organisation in an encoded attribution, remembered: a plan encodes its attribution once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: dict[bytes, str] = {}
+        self.get = self._known.get
+
+    def read(self, attribution: bytes) -> str:
+        """Return the organisation in `attribution`; DecodeError if it is none."""
+        org = codec.decode_attribution(attribution).org
+        if len(self._known) >= self._most:
+            self._known.clear()
+        self._known[attribution] = org
+        return org
+
+
+def tally(events: list[UsageEvent], organisations: Organisations) -> Tally:
     """Return the sums of `events`. This is the loop that every event passes through once."""
     charges: dict[bytes, Charges] = {}
-    sums: dict[tuple[bytes, int], Totals] = {}
+    sums: dict[tuple[str, int], Totals] = {}
+    fault = ""
+    org_of = organisations.get
     for event in events:
         rows = bytes(event.rows)
         charge = charges.get(rows)
@@ -124,7 +144,14 @@ def tally(events: list[UsageEvent]) -> Tally:
         charge.requests += requests
         charge.tokens += event.charge_tokens
         charge.nanos += nanos
-        owner = (bytes(event.attribution), event.occurred_ms // DAY_MS)
+        attribution = bytes(event.attribution)
+        org = org_of(attribution)
+        if org is None:
+            try:
+                org = organisations.read(attribution)
+            except DecodeError as error:
+                org, fault = "", f"event: {error}"
+        owner = (org, event.occurred_ms // DAY_MS)
         total = sums.get(owner)
         if total is None:
             total = sums[owner] = Totals()
@@ -140,7 +167,7 @@ def tally(events: list[UsageEvent]) -> Tally:
             total.unpriced += 1
         else:
             total.cost_nanos += event.cost_nanos
-    return Tally(charges, sums)
+    return Tally(charges, sums, fault)
 
 
 def add(into: Totals, sums: Totals) -> None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from meter.core.faults import Fault, FaultKind
 from meter.core.ledger import DAY_MS, KEEP_MS, Account, Ledger, day_key, run_key
-from meter.core.records import Charges, ReadBatch, Tally, add, read, tally
+from meter.core.records import Charges, Organisations, ReadBatch, Tally, add, read, tally
 from meter.core.rows import Row, Rows, Run
 from meter.core.runs import Runs, RunState
 from meter.core.shares import balanced, forget_unused, oldest_in_use, rebalance
-from schemas.codec import decode_attribution, decode_rows
+from schemas.codec import decode_rows
 from schemas.errors import DecodeError
 from schemas.rows import Measure
 from schemas.usage import Evict
@@ -70,7 +70,7 @@ class Shard:
         self._touched: list[Row] = []
         self._balanced = True
         self._rows_cache: dict[bytes, RowsByMeasure] = {}
-        self._org_cache: dict[bytes, str] = {}
+        self._organisations = Organisations(MAX_CACHED)
 
     @property
     def whole(self) -> bool:
@@ -140,7 +140,7 @@ class Shard:
             state.ack = min(batch.ack, self._offset)
             forget_unused(state)
         problem = self._set_gauges(state, batch)
-        problem = self._book(state, tally(batch.events)) or problem
+        problem = self._book(state, tally(batch.events, self._organisations)) or problem
         self.counts.events += len(batch.events)
         self.changed_ledger[run_key(run)] = None
         if batch.final:
@@ -150,15 +150,18 @@ class Shard:
     def _finish(self) -> None:
         """Bring what follows from the record into the state: lows, shares, generations, the fence."""
         fence = self._offset + 1
-        unsettled = self.rows.unsettled
+        unsettled, changed, dirty = self.rows.unsettled, self.changed_rows, self.dirty_rows
         for row in self._touched:
             total = row.settled + row.inflight
             if total < row.low_cur:
                 row.low_cur = total
             if row.low_prev != total or row.low_cur != total:
                 unsettled.add(row)
-            self._mark(row)
-        self._touched.clear()
+            changed[row] = None
+            dirty.add(row.slot)
+        if self._touched:
+            self.urgent = True
+            self._touched.clear()
         members = self.runs.members
         if not self._balanced:
             if rebalance(members, fence):
@@ -188,7 +191,8 @@ class Shard:
                 unsettled.discard(row)
             self.dirty_rows.add(row.slot)
             if row.low != low:
-                self._mark(row)
+                self.changed_rows[row] = None
+                self.urgent = True
 
     # -------------------------------------------------------------------------------------------------- members
 
@@ -262,11 +266,6 @@ class Shard:
     def _is_ahead(self, row: Row) -> bool:
         return bool(self.rows_ahead) and self.rows_ahead.get(row.slot, 0) > self._offset
 
-    def _mark(self, row: Row) -> None:
-        self.changed_rows[row] = None
-        self.dirty_rows.add(row.slot)
-        self.urgent = True
-
     def _set_gauges(self, state: RunState, batch: ReadBatch) -> Fault | None:
         problem = None
         for gauge in batch.gauges:
@@ -282,7 +281,7 @@ class Shard:
         return problem
 
     def _book(self, state: RunState, sums: Tally) -> Fault | None:
-        problem = None
+        problem = Fault(FaultKind.INVALID, sums.fault) if sums.fault else None
         for rows, charges in sums.charges.items():
             try:
                 found = self._rows_cache.get(rows) or self._resolve(rows)
@@ -290,14 +289,8 @@ class Shard:
                 problem = Fault(FaultKind.INVALID, f"event: {error}")
                 continue
             self._charge(found, charges)
-        for (attribution, day), totals in sums.sums.items():
+        for (org, day), totals in sums.sums.items():
             add(state.totals, totals)
-            org = self._org_cache.get(attribution)
-            if org is None:
-                try:
-                    org = self._org_of(attribution)
-                except DecodeError as error:
-                    org, problem = "", Fault(FaultKind.INVALID, f"event: {error}")
             account = self.ledger.get(day_key(org, day), max((day + 1) * DAY_MS, self.log_ms) + KEEP_MS)
             if self.ledger_ahead.get(account.slot, 0) <= self._offset:
                 add(account.totals, totals)
@@ -306,15 +299,12 @@ class Shard:
         return problem
 
     def _charge(self, rows: RowsByMeasure, charges: Charges) -> None:
-        for row in rows[0] if charges.requests else ():
-            if self._touch(row):
-                row.settled += charges.requests
-        for row in rows[1] if charges.tokens else ():
-            if self._touch(row):
-                row.settled += charges.tokens
-        for row in rows[2] if charges.nanos else ():
-            if self._touch(row):
-                row.settled += charges.nanos
+        offset, touch = self._offset, self._touch
+        for found, amount in zip(rows, (charges.requests, charges.tokens, charges.nanos), strict=True):
+            if amount:
+                for row in found:
+                    if row.mark == offset or touch(row):
+                        row.settled += amount
 
     def _resolve(self, encoded: bytes) -> RowsByMeasure:
         """Return the rows of an encoded list; the answer is remembered if all of them are in use."""
@@ -332,10 +322,3 @@ class Shard:
                 self._rows_cache.clear()
             self._rows_cache[encoded] = by_measure
         return by_measure
-
-    def _org_of(self, attribution: bytes) -> str:
-        org = decode_attribution(attribution).org
-        if len(self._org_cache) >= MAX_CACHED:
-            self._org_cache.clear()
-        self._org_cache[attribution] = org
-        return org
