@@ -1,0 +1,80 @@
+"""State as changelog records and back."""
+
+from __future__ import annotations
+
+import pytest
+
+from meter.core.changelog import HEADER, META, Changelog
+from schemas.errors import DecodeError
+from tests.unit.meter.fold_builders import COST, TOKENS, Log, batch, evict
+
+
+def flushed(changelog: Changelog) -> dict[str, bytes]:
+    """Return the parts of a complete flush."""
+    flush = changelog.begin()
+    return {name: changelog.encode(name) for name in flush.slots} | {META: flush.meta}
+
+
+def test_a_restored_state_equals_the_one_that_was_written() -> None:
+    """Rows, gauges, lows, runs, shares and ledgers come back."""
+    log = Log().add(
+        batch(amount=5, gauges={TOKENS: 7, COST: 9}), batch("i2", amount=1), evict(), batch("i3", final=True)
+    )
+    changelog = Changelog(log.shard)
+    again = Changelog.restore(0, flushed(changelog))
+    assert again.whole() == changelog.whole()
+    assert again.shard.whole
+
+
+def test_only_what_changed_is_written() -> None:
+    """A flush has the slots that were touched since their last encoding, and always the meta record."""
+    log = Log().add(batch(amount=5), batch(seq=2, ack=1), batch(seq=3, ack=2))
+    changelog = Changelog(log.shard)
+    flushed(changelog)
+    assert changelog.begin().slots == []
+    log.add(batch(seq=4, gauges={TOKENS: 1}))
+    assert [name for name in changelog.begin().slots if name.startswith("rows/")] == [
+        f"rows/{log.shard.rows.by_key[TOKENS].slot}"
+    ]
+
+
+def test_slots_ahead_of_meta_hold_back_the_snapshot_until_the_fold_has_caught_up() -> None:
+    """A crash between the slots and the meta record: the log is folded again into the rest alone."""
+    log = Log().add(batch(amount=5))
+    changelog = Changelog(log.shard)
+    store = flushed(changelog)
+    second, third = batch(seq=2, amount=10), batch(seq=3, amount=100)
+    log.add(second, third)
+    store |= {name: changelog.encode(name) for name in changelog.begin().slots if name.startswith("rows/")}
+    again = Changelog.restore(0, store)
+    assert again.shard.fence == 1
+    wholes = [again.shard.whole]
+    for offset, value in ((1, second), (2, third)):
+        again.shard.apply(offset, 0, value)
+        wholes.append(again.shard.whole)
+    assert wholes == [False, False, True]
+    assert again.whole() == changelog.whole()
+
+
+def test_an_older_slot_than_meta_knows_is_refused() -> None:
+    """A writer that had lost the partition wrote over its successor: better no state than a wrong one."""
+    log = Log().add(batch(amount=5))
+    changelog = Changelog(log.shard)
+    old = flushed(changelog)
+    log.add(batch(seq=2, amount=5))
+    new = flushed(changelog)
+    log.add(batch(seq=3))
+    new |= flushed(changelog)
+    slot = f"rows/{log.shard.rows.by_key[TOKENS].slot}"
+    with pytest.raises(DecodeError, match=f"{slot} is of fence 1, meta knows it at 2"):
+        Changelog.restore(0, new | {slot: old[slot]})
+    del new[slot]
+    with pytest.raises(DecodeError, match="lacks slots"):
+        Changelog.restore(0, new)
+
+
+@pytest.mark.parametrize("value", [b"", b"TWS\x02", HEADER + b"\x00", HEADER + b"\x91\xc0"])
+def test_records_of_another_version_are_refused(value: bytes) -> None:
+    """A changelog that this version cannot read is named, not skipped."""
+    with pytest.raises(DecodeError, match="meta is no changelog record"):
+        Changelog.restore(0, {META: value})

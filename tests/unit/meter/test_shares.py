@@ -1,0 +1,115 @@
+"""Shares: equal in the end, and never more than everything on the way."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from meter.core.runs import RunState
+from meter.core.shares import Granted, Share, balanced, forget_unused, oldest_in_use, rebalance, weight_of
+from schemas.quota import NO_WEIGHT, Weight
+
+
+def members(count: int) -> list[RunState]:
+    """Return members in join order, without shares."""
+    return [RunState((f"i{number}", 1), 1) for number in range(count)]
+
+
+def test_a_share_is_a_weight_that_the_slots_tell_apart() -> None:
+    """What does not divide goes to the lower slots; no share is no weight."""
+    assert weight_of(Share(3, 0)) == Weight(1, 3, 2)
+    assert [weight_of(Share(3, slot)).share(8) for slot in range(3)] == [3, 3, 2]
+    assert weight_of(None) is NO_WEIGHT
+
+
+def test_the_first_member_has_everything_at_once() -> None:
+    """Nobody else can be using anything."""
+    [only] = members(1)
+    assert rebalance([only], 1)
+    assert only.grants == [Granted(1, Share(1, 0))]
+    assert balanced([only])
+
+
+def test_a_joiner_waits_until_the_others_have_installed_less() -> None:
+    """The old member is lowered at once; the new one gets its share with the acknowledgement."""
+    old, new = members(2)
+    rebalance([old], 1)
+    rebalance([old, new], 5)
+    assert old.grants[-1] == Granted(5, Share(2, 0))
+    assert new.grants[-1].share is None
+    old.ack = 4
+    forget_unused(old)
+    assert not rebalance([old, new], 7)
+    old.ack = 5
+    forget_unused(old)
+    assert rebalance([old, new], 9)
+    assert new.grants[-1] == Granted(9, Share(2, 1))
+    assert not balanced([old, new])
+    new.ack = 9
+    forget_unused(new)
+    assert balanced([old, new])
+
+
+def test_a_member_that_leaves_frees_its_share_at_once() -> None:
+    """All others only gain, so there is nothing to wait for."""
+    three = members(3)
+    for number, member in enumerate(three):
+        member.grants = [Granted(1, Share(3, number))]
+    left = [three[0], three[2]]
+    assert rebalance(left, 9)
+    assert [member.grants[-1].share for member in left] == [Share(2, 0), Share(2, 1)]
+
+
+def test_incomparable_shares_are_lowered_below_both_first() -> None:
+    """One left and two came: more slots, a better slot. The way there leads over a share that is within both."""
+    first, second, third = members(3)
+    first.grants = [Granted(1, Share(2, 1))]
+    assert rebalance([first, second, third], 9)
+    assert first.grants[-1].share == Share(3, 1)
+    first.ack = 9
+    forget_unused(first)
+    assert rebalance([first, second, third], 11)
+    assert [member.grants[-1].share for member in (first, second, third)] == [Share(3, 0), Share(3, 1), Share(3, 2)]
+
+
+def test_versions_in_use_begin_with_the_share_or_the_acknowledgement() -> None:
+    """A member without a share uses nothing; a later acknowledgement counts over the grant."""
+    [member] = members(1)
+    assert oldest_in_use(member) is None
+    member.grants.append(Granted(7, Share(1, 0)))
+    assert oldest_in_use(member) == 7
+    member.ack = 9
+    assert oldest_in_use(member) == 9
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["join", "leave", "ack", "ack", "ack"]), st.integers(0, 9)), max_size=40)
+
+
+@given(STEPS, st.integers(1, 200))
+def test_whatever_may_be_in_use_never_sums_over_the_headroom(steps: list[tuple[str, int]], headroom: int) -> None:
+    """Joins, leaves and acknowledgements of any published fence, in any order; at rest everyone has a share."""
+    live: list[RunState] = []
+    fence = 1
+    for step, number in steps:
+        fence += 1
+        if step == "join" and len(live) < 6:
+            live.append(RunState((f"i{fence}", 1), fence))
+        elif step == "leave" and live:
+            live.pop(number % len(live))
+        elif live:
+            member = live[number % len(live)]
+            member.ack = max(member.ack, fence - 1 - number)
+            forget_unused(member)
+        rebalance(live, fence)
+        most = sum(max(weight_of(grant.share).share(headroom) for grant in member.grants) for member in live)
+        assert most <= headroom
+    for _ in range(4):
+        fence += 1
+        for member in live:
+            member.ack = fence - 1
+            forget_unused(member)
+        rebalance(live, fence)
+    for member in live:
+        member.ack = fence
+        forget_unused(member)
+    assert balanced(live)

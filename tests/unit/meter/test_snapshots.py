@@ -1,0 +1,55 @@
+"""Snapshots: what changed, everything when asked, in parts that fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from meter.core import snapshots
+from meter.core.snapshots import Stamp, snapshot
+from schemas.quota import Member, Weight
+from tests.unit.meter.fold_builders import COST, DAY, TOKENS, Log, batch
+
+STAMP = Stamp("meter/1", 3, 1_000)
+
+
+def test_a_partial_snapshot_has_what_changed_since_the_last() -> None:
+    """Rows and ledgers once, members always."""
+    log = Log().add(batch(amount=5))
+    [first] = snapshot(log.shard, STAMP, full=False)
+    assert {row.row for row in first.rows} == {TOKENS, COST}
+    assert {entry.key for entry in first.ledger} == {"org=acme/day=2025-12-01", "instance=i1/epoch=1"}
+    assert first.members == [Member("i1", 1, 1, Weight(1, 1, 0))]
+    assert (first.fence, first.publisher, first.number, first.full) == (1, "meter/1", 3, False)
+    [second] = snapshot(log.shard, STAMP, full=False)
+    assert (second.rows, second.ledger, second.members) == ([], [], first.members)
+
+
+def test_a_row_whose_low_converges_is_published_again() -> None:
+    """Nothing was booked, but replicas may use more of it now."""
+    log = Log().add(batch(), batch(seq=2, amount=100))
+    snapshot(log.shard, STAMP, full=False)
+    log.add(batch(seq=3, ack=2), batch(seq=4, ack=2))
+    [part] = snapshot(log.shard, STAMP, full=False)
+    assert {row.row: row.low for row in part.rows} == {TOKENS: 100, COST: 100}
+
+
+def test_a_full_snapshot_has_everything_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row once, sorted; members and fence in every part."""
+    monkeypatch.setattr(snapshots, "MAX_ROWS", 3)
+    rows = tuple(f"team/tokens/org=acme,team=t{number}/{DAY}" for number in range(7))
+    log = Log().add(batch(amount=5, rows=rows))
+    snapshot(log.shard, STAMP, full=False)
+    parts = snapshot(log.shard, STAMP, full=True)
+    assert [(part.chunk, part.chunks, part.fence, len(part.members)) for part in parts] == [
+        (0, 3, 1, 1), (1, 3, 1, 1), (2, 3, 1, 1),
+    ]  # fmt: skip
+    assert [row.row for part in parts for row in part.rows] == sorted(rows)
+
+
+def test_a_snapshot_does_not_change_behind_the_readers_back() -> None:
+    """What was taken out stays as it was while the fold goes on."""
+    log = Log().add(batch(amount=5))
+    [part] = snapshot(log.shard, STAMP, full=True)
+    before = [(entry.key, entry.totals.events) for entry in part.ledger]
+    log.add(batch(seq=2, amount=5))
+    assert [(entry.key, entry.totals.events) for entry in part.ledger] == before
