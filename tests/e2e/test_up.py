@@ -16,6 +16,8 @@ import pytest
 from tests.e2e.stack import Stack, environment, eventually, policy
 from tests.fixtures.broker import Broker
 
+pytestmark = pytest.mark.timeout(300)  # several starts of the whole stack
+
 ROLES = {"broker", "meter", "history", "enforcer", "provider", "ingress-1", "ingress-2"}
 
 
