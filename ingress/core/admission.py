@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ingress.core.blocks import Blocks
-from ingress.core.rows import Ceiling, Row
+from ingress.core.rows import GRACE_S, MINUTE_S, Ceiling, Row
+from ingress.core.snapshots import Installed, install
 from schemas.codec import encode_rows
 from schemas.quota import NO_WEIGHT, Member, RowState, Snapshot, Weight
 from schemas.usage import Gauge
@@ -33,12 +34,8 @@ if TYPE_CHECKING:
 NEVER_MS = 1 << 62
 BLOCKED = -1
 """A generation that no shard has."""
-MINUTE_S = 60
-GRACE_S = 120
-"""Rows are kept for this long after their window: a minute row serves as the previous one, late events settle."""
 MAX_GAUGES_PER_RECORD = 3_000
 """Brokers take records of 1 MiB by default."""
-MAX_PUBLISHERS = 8
 
 
 class RowSpec(msgspec.Struct, frozen=True):
@@ -81,26 +78,13 @@ class Binding:
         self.header_ms = 0
 
 
-class Installed(NamedTuple):
-    """What came of a snapshot."""
-
-    is_installed: bool = False
-    """False for a part of one, an old one, or one that is of no use before a full one came."""
-    ack_is_due: bool = False
-    """It carried rows or changed shares: the meter waits for the acknowledgement."""
-    is_evicted: bool = False
-    """This replica had joined and is no member any more: it needs a new epoch."""
-    is_lost: bool = False
-    """Snapshots before this one are missing: a new epoch brings a full one."""
-
-
 class Shard:
     """What this replica knows of one partition."""
 
     __slots__ = (
-        "backed_until_ms", "expiries", "fence", "fence_at_ms", "generation", "hw", "installed_ms", "is_synced", "joined_at",
-        "known", "members", "numbers", "partition", "parts", "rejoining", "rows", "settled", "settling", "touched",
-        "unconfirmed", "weight",
+        "backed_until_ms", "expiries", "fence", "fence_at_ms", "generation", "hw", "installed_ms", "is_synced",
+        "joined_at", "known", "members", "numbers", "partition", "parts", "rejoining", "rows", "settled", "settling",
+        "touched", "unconfirmed", "weight",
     )  # fmt: skip
 
     def __init__(self, partition: int) -> None:
@@ -282,61 +266,7 @@ class Registry:
 
     def install(self, snapshot: Snapshot, instance: str, epoch: int, now_ms: int) -> Installed:
         """Install a snapshot, or a part of one, as replica `instance` in `epoch`."""
-        shard = self.shards[snapshot.partition]
-        rows = _collected(shard, snapshot)
-        if rows is None:
-            return Installed()
-        was_synced, follows = shard.is_synced, _follows(shard, snapshot)
-        if snapshot.fence < shard.fence:
-            return Installed()
-        shard.is_synced = snapshot.full or (was_synced and follows)
-        if not shard.is_synced:
-            return Installed(is_lost=was_synced)
-        mine = next((m for m in snapshot.members if m.epoch == epoch and m.instance == instance), None)
-        changed = _shares_changed(shard.members, snapshot.members)
-        shard.members = snapshot.members
-        shard.fence, shard.installed_ms = snapshot.fence, now_ms
-        shard.hw = hw = 0 if mine is None else mine.hw
-        weight = NO_WEIGHT if mine is None else mine.weight
-        if weight != shard.weight:
-            shard.weight = weight
-            shard.generation += 1
-        if snapshot.full:
-            self._install_all(shard, rows, hw, now_ms)
-        else:
-            self._install_some(shard, rows, hw, now_ms)
-        if mine is not None and shard.unconfirmed is not None and snapshot.fence > shard.unconfirmed:
-            shard.unconfirmed = None
-            shard.fence_at_ms = shard.backed_until_ms
-        evicted = mine is None and shard.joined_at is not None and snapshot.fence > shard.joined_at
-        return Installed(True, changed or bool(rows) or snapshot.full, evicted)
-
-    def _install_some(self, shard: Shard, states: list[RowState], hw: int, now_ms: int) -> None:
-        rows, known = shard.rows, shard.known
-        for state in states:
-            row = rows.get(state.row)
-            if row is not None:
-                row.confirm(state.settled + state.inflight, state.low, hw, now_ms)
-            elif state.row in known:
-                known[state.row] = state
-            else:
-                self._learn(shard, state, now_ms)
-
-    def _install_all(self, shard: Shard, states: list[RowState], hw: int, now_ms: int) -> None:
-        mentioned = {state.row for state in states}
-        for key in [key for key in shard.known if key not in mentioned]:
-            del shard.known[key]
-        for row in list(shard.rows.values()):
-            if row.key not in mentioned:
-                row.confirm(0, 0, hw, now_ms)
-        self._install_some(shard, states, hw, now_ms)
-
-    def _learn(self, shard: Shard, state: RowState, now_ms: int) -> None:
-        start, _, length = state.row.rpartition("@")[2].partition("+")
-        due = (int(start) + int(length) + GRACE_S) // MINUTE_S
-        if due >= now_ms // 1000 // MINUTE_S:
-            shard.known[state.row] = state
-            shard.expiries.setdefault(due, []).append(state.row)
+        return install(self.shards[snapshot.partition], snapshot, (instance, epoch), now_ms)
 
     # ------------------------------------------------------------------------------------------------- the epoch
 
@@ -382,38 +312,3 @@ class Registry:
     def is_member(self) -> bool:
         """Whether this replica has a share in every partition."""
         return all(shard.is_member for shard in self.shards)
-
-
-def _collected(shard: Shard, snapshot: Snapshot) -> list[RowState] | None:
-    """Return the rows of a whole snapshot, or None until its last part is here."""
-    if snapshot.chunks == 1:
-        shard.parts.clear()
-        return snapshot.rows
-    parts = shard.parts
-    if parts and (parts[0].publisher, parts[0].number) != (snapshot.publisher, snapshot.number):
-        parts.clear()
-    if all(part.chunk != snapshot.chunk for part in parts):
-        parts.append(snapshot)
-    if len(parts) < snapshot.chunks:
-        return None
-    rows = [state for part in parts for state in part.rows]
-    parts.clear()
-    return rows
-
-
-def _follows(shard: Shard, snapshot: Snapshot) -> bool:
-    """Note the snapshot's number, and tell whether it is its publisher's next."""
-    numbers = shard.numbers
-    last = numbers.pop(snapshot.publisher, None)
-    numbers[snapshot.publisher] = snapshot.number if last is None else max(last, snapshot.number)
-    if len(numbers) > MAX_PUBLISHERS:
-        del numbers[next(iter(numbers))]
-    return last is not None and snapshot.number <= last + 1
-
-
-def _shares_changed(old: list[Member], new: list[Member]) -> bool:
-    if len(old) != len(new):
-        return True
-    return any(
-        a.instance != b.instance or a.epoch != b.epoch or a.weight != b.weight for a, b in zip(old, new, strict=True)
-    )

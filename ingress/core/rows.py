@@ -22,7 +22,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ingress.core.admission import Shard
 
+MINUTE_S = 60
 MINUTE_MS = 60_000
+GRACE_S = 120
+"""Rows are kept for this long after their window: a minute row serves as the previous one, late events settle."""
 MAX_MARKS = 256
 """Cuts of a row that may wait for confirmation one by one; beyond it they are thinned, which only costs room."""
 

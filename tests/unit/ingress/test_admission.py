@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ingress.core.admission import GRACE_S, MAX_GAUGES_PER_RECORD, Binding, Registry
-from ingress.core.rows import MAX_MARKS, Ceiling, Row
+from ingress.core.admission import MAX_GAUGES_PER_RECORD, Binding, Registry
+from ingress.core.rows import GRACE_S, MAX_MARKS, Ceiling, Row
 from schemas.quota import NO_WEIGHT, Member, RowState, Weight
 from schemas.usage import Gauge
 from tests.unit.ingress.governed import (
