@@ -28,7 +28,7 @@ def command() -> None:
     default="team,model",
     show_default=True,
     metavar="NAMES",
-    help="Columns to group by, with commas: org, project, team, user, key, model, provider, day, …",
+    help="With commas: org, project, team, user, key, model, provider, operation, status, day, hour.",
 )
 @click.option("--since", metavar="WHEN", help=f"From this moment on: {when.WAYS}. [default: everything]")
 @click.option("--until", metavar="WHEN", help="Up to, not including, this moment. [default: now]")

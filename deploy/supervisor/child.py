@@ -149,10 +149,21 @@ class Child:
             self._say(f"{self.spec.role} (pid {pid}) died with {self.last_exit}; next try in {pause:.1f} s")
             for line in self.crash_report():
                 self._say(f"  {self.spec.role} | {line}")
-            if await self._stopped_within(pause):
+            if not await self._started_after(pause):
                 return
-            await self._spawn()
             self._say(f"{self.spec.role} was started again (pid {self.pid})")
+
+    async def _started_after(self, pause: float) -> bool:
+        """Start the process after a pause, and again while the system refuses to; tell whether it was not stopped."""
+        while not await self._stopped_within(pause):
+            try:
+                await self._spawn()
+            except OSError as error:
+                pause = self._backoff.after(0.0)
+                self._say(f"{self.spec.role} cannot be started: {error.strerror}; next try in {pause:.1f} s")
+            else:
+                return True
+        return False
 
     async def _stopped_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from datetime import datetime
 from typing import Protocol
@@ -71,22 +70,6 @@ def progress() -> Progress:
     """Return what fits standard error: a spinner on a terminal, else plain lines."""
     console = Console(stderr=True)
     return Spinner(console) if console.is_terminal else Lines(console)
-
-
-class LineWriter(io.StringIO):
-    """A text file whose lines go to a `Progress`."""
-
-    def __init__(self, target: Progress) -> None:
-        super().__init__()
-        self._target = target
-        self._rest = ""
-
-    def write(self, text: str, /) -> int:
-        """Pass on every whole line."""
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._target.say(line)
-        return len(text)
 
 
 def _clock() -> str:

@@ -13,23 +13,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any
 
 import httpx
 
 from deploy import topics
 from deploy.api import Api
-from deploy.kafka import artifacts
 from deploy.kafka.readiness import is_serving
 from deploy.supervisor import banner, bootstrap, plan, ports, ready
 from deploy.supervisor.child import Child
+from deploy.supervisor.fetch import fetch_artifacts
 from deploy.supervisor.files import StateDir, default_state_dir
-from deploy.supervisor.progress import LineWriter, Progress
+from deploy.supervisor.progress import Progress
 from deploy.supervisor.record import command_name, package_path, run_record
 from deploy.supervisor.spawn import kill_leftovers
 from deploy.supervisor.supervisor import Supervisor
 from schemas.connection import KafkaConnection
-from schemas.errors import TollwayError, TransportError
+from schemas.errors import TollwayError
 from schemas.policy_file import load_policy
 
 PORTS_FILE = "ports.json"
@@ -164,22 +164,13 @@ class Up:
         if self._options.kafka is not None:
             self._progress.say(f"broker: using {self._layout.kafka.bootstrap}")
             return
-        await asyncio.to_thread(self._fetch_artifacts)
+        await fetch_artifacts(plan.spec(self._layout, "broker"), self._progress.say)
         child = await self._start("broker")
 
         async def check() -> ready.Answer:
             return await is_serving(self._layout.kafka.bootstrap), ""
 
         await self._until(child, check)
-
-    def _fetch_artifacts(self) -> None:
-        jars, cache = artifacts.load_lock(), artifacts.cache_dir()
-        if any(not jar.path(cache / "kafka").exists() for jar in jars):
-            self._progress.say("the embedded broker's artifacts are not in the cache yet")
-            try:
-                artifacts.ensure_jars(jars, cache, cast(TextIO, LineWriter(self._progress)))
-            except artifacts.ArtifactError as error:
-                raise TransportError(str(error)) from error
 
     async def _start_provider(self) -> None:
         child = await self._start("provider")
@@ -270,7 +261,7 @@ class Up:
         api = Api("enforcer", self._layout.url("enforcer"), self._layout.token)
         while True:
             await asyncio.sleep(WATCH_S)
-            with contextlib.suppress(TollwayError):
+            with contextlib.suppress(TollwayError, LookupError, ValueError):  # tried again in a moment
                 policy = await asyncio.to_thread(api.get, "/v1/policy")
                 if policy["version"] != self._policy["version"]:
                     self._progress.say(f"policy version {policy['version']} is in force")
@@ -282,7 +273,10 @@ class Up:
         """Write what other commands find the deployment by."""
         is_ready = "ready_s" in self._ready and not self._stop.is_set()
         record = run_record(self._layout, self._ready, self._supervisor.pids, is_ready, self._simulated)
-        self._state.write(self._state.run_file.name, record)
+        try:
+            self._state.write(self._state.run_file.name, record)
+        except OSError as error:  # a full disk must not end what runs
+            self._progress.say(f"warning: {self._state.run_file} is out of date: {error.strerror}")
 
 
 def _first_fault(fault: BaseException) -> BaseException:

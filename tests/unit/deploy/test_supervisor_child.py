@@ -161,6 +161,19 @@ async def test_stop_during_a_pause_does_not_start_the_process_again(bench: Bench
     assert bench.pids[-1] in ({}, {"meter": 0})
 
 
+async def test_a_program_that_is_missing_for_a_while_is_tried_again(bench: Bench, tmp_path: Path) -> None:
+    """An upgrade that swaps the interpreter, or a system short of processes, does not end the supervision."""
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    await bench.supervisor.start(Spec("meter", (str(python), "-c", LIVES), dict(os.environ), bench.log("meter"), 5.0))
+    first = await bench.up("meter")
+    python.unlink()
+    os.kill(first, signal.SIGKILL)
+    await bench.until(lambda: any("meter cannot be started: No such file" in line for line in bench.said))
+    python.symlink_to(sys.executable)
+    await bench.until(lambda: bench.supervisor.pids["meter"] not in (0, first))
+
+
 async def test_output_of_a_process_goes_to_its_log(bench: Bench) -> None:
     """Standard output and standard error are kept, for the owner alone."""
     await bench.start("meter", "import sys; print('up', flush=True); print('fault', file=sys.stderr); " + LIVES)

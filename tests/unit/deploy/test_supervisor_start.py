@@ -13,8 +13,8 @@ import pytest
 from deploy.api import Api
 from deploy.supervisor import banner, bootstrap, ready
 from deploy.supervisor.child import Spec
+from deploy.supervisor.fetch import fetch_artifacts
 from deploy.supervisor.files import StateDir
-from deploy.supervisor.progress import LineWriter
 from deploy.supervisor.supervisor import Supervisor
 from schemas.errors import ConfigError, TransportError
 from schemas.policy_file import load_policy
@@ -104,21 +104,17 @@ def test_the_banner_can_be_pasted(tmp_path: Path) -> None:
     assert "simulated" not in banner.ready_text({**answer, "key": None}, False, None, 1, "tollway", "")
 
 
-def test_lines_of_a_download_are_passed_on_whole() -> None:
-    """Whatever pieces a writer sends, lines come out."""
-
-    class FakeProgress:
-        lines: list[str] = []  # noqa: RUF012 - one instance
-
-        def say(self, line: str) -> None:
-            self.lines.append(line)
-
-        def waiting(self, what: str) -> None:
-            raise AssertionError(what)
-
-    progress = FakeProgress()
-    print("one\ntw", "o", sep="", file=LineWriter(progress))
-    assert progress.lines == ["one", "two"]
+async def test_artifacts_that_cannot_be_had_end_a_start_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    """The progress is passed on line by line, and the fault says what failed and what to do about it."""
+    monkeypatch.setenv("TOLLWAY_CACHE", str(tmp_path))
+    environment = {**os.environ, "TOLLWAY_MAVEN_URL": f"http://127.0.0.1:{unused_tcp_port}"}
+    spec = Spec("broker", (sys.executable,), environment, tmp_path / "broker.log", 5.0)
+    said: list[str] = []
+    with pytest.raises(TransportError, match=r"cannot download .*--broker HOST:PORT"):
+        await fetch_artifacts(spec, said.append)
+    assert said[0].startswith("downloading 46 artifacts")
 
 
 async def test_a_warm_process_does_nothing_but_import_until_the_gate_opens(tmp_path: Path) -> None:
