@@ -43,6 +43,12 @@ class SinkProcess:
             timeout=30,
         )  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        """The id of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self) -> None:
         """Start, and return when it is ready."""
         with self.log.open("ab") as log:

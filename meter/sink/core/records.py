@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,10 +10,12 @@ import msgspec
 
 from meter.sink.core.buffer import Entry
 from meter.sink.core.watermarks import Judgement, Watermarks
-from schemas.codec import decode_decisions, decode_event, decode_record
+from schemas.codec import decode_decisions, decode_record
 from schemas.decisions import Decision
-from schemas.errors import DecodeError
 from schemas.usage import Batch, UsageEvent
+
+_decode = msgspec.msgpack.Decoder(UsageEvent).decode
+"""As `schemas.codec.decode_event`; this is called for every event."""
 
 
 class UsageRecord(NamedTuple):
@@ -97,18 +99,27 @@ def choose(entries: Iterable[Entry[UsageRecord]], watermarks: Watermarks) -> Cho
 
 
 def _take(entry: Entry[UsageRecord], record: UsageRecord, chosen: Chosen) -> None:
-    for index, raw in enumerate(record.events):
+    offset, logged_ms, (instance, epoch, seq, _, raws) = entry.offset, entry.logged_ms, record
+    try:
+        numbered = list(enumerate(map(_decode, raws)))
+    except msgspec.MsgspecError:
+        numbered = list(_readable(raws))
+    # The sign of a bitwise or is negative if any of its operands is; the meter leaves these out too.
+    kept = [
+        PlacedEvent(event, instance, epoch, seq, offset, number, logged_ms)
+        for number, event in numbered
+        if (event.charge_requests | event.charge_tokens | event.charge_nanos) >= 0
+    ]
+    chosen.events += kept
+    chosen.undecodable += len(raws) - len(kept)
+
+
+def _readable(raws: Iterable[msgspec.Raw]) -> Iterator[tuple[int, UsageEvent]]:
+    for number, raw in enumerate(raws):
         try:
-            event = decode_event(raw)
-        except DecodeError:
-            chosen.undecodable += 1
+            yield number, _decode(raw)
+        except msgspec.MsgspecError:
             continue
-        if event.charge_requests < 0 or event.charge_tokens < 0 or event.charge_nanos < 0:
-            chosen.undecodable += 1  # the meter leaves it out too
-            continue
-        chosen.events.append(
-            PlacedEvent(event, record.instance, record.epoch, record.seq, entry.offset, index, entry.logged_ms)
-        )
 
 
 def place(entries: Iterable[Entry[list[Decision]]]) -> list[PlacedDecision]:
