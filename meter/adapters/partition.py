@@ -12,11 +12,14 @@ from typing import Protocol
 from meter.adapters.lease import LeaseWatch
 from meter.core.changelog import Changelog, Flush
 from meter.core.faults import Fault
+from meter.core.shares import takes_part
 from meter.core.snapshots import Stamp, snapshot
 from schemas.codec import encode_snapshot
 from schemas.published import HEARTBEAT_MS, PUBLISH_MS
 
 FULL_EVERY_MS = 600_000
+FULL_AGAIN_MS = 5_000
+"""Everything is published again after this while a member that joined has not acknowledged it."""
 
 
 class Ackable(Protocol):
@@ -103,7 +106,12 @@ class Partition:
         return part_key(self.number, name)
 
     def _full_is_due(self, now_ms: int) -> bool:
-        return self.shard.joined or self._full_ms is None or now_ms - self._full_ms >= FULL_EVERY_MS
+        if self.shard.joined or self._full_ms is None:
+            return True
+        since_ms = now_ms - self._full_ms
+        if since_ms < FULL_AGAIN_MS:
+            return False
+        return since_ms >= FULL_EVERY_MS or not all(map(takes_part, self.shard.runs.members))
 
 
 def part_key(partition: int, name: str) -> bytes:

@@ -4,7 +4,9 @@ A share is a pair `(den, slot)` that stands for `Weight(1, den, den - 1 - slot)`
 `ceil((h - slot) / den)`, so the shares of slots 0 … den-1 sum to exactly h. A share with a larger `den` or a larger
 `slot` gives no more of any headroom; that order is all that safety needs:
 
-* The target gives every member `(members, its place in join order)`. A target is safe as a whole.
+* A member takes part once it has acknowledged a snapshot with its joining in it: then it knows every row. Until then
+  it has nothing and takes nothing from the others.
+* The target gives every member that takes part `(their number, its place in join order)`. A target is safe as a whole.
 * Lowering a member is always safe, so it is done at once.
 * Raising to the target is done only when every share that any member may still be using is at or below its target.
   Whatever mixture of old and new shares is in use is then pointwise at or below the target, which is safe.
@@ -62,8 +64,14 @@ def oldest_in_use(holder: Holder) -> int | None:
     return None
 
 
+def takes_part(holder: Holder) -> bool:
+    """Return whether the holder has a share, or may have one: it has installed what was published after it joined."""
+    last = holder.grants[-1]
+    return last.share is not None or holder.ack >= last.since
+
+
 def balanced(holders: Sequence[Holder]) -> bool:
-    """Return whether every holder has its target, and can be using nothing else."""
+    """Return whether every holder takes part, has its target, and can be using nothing else."""
     return all(
         len(holder.grants) == 1 and holder.grants[0].share == (len(holders), slot)
         for slot, holder in enumerate(holders)
@@ -75,17 +83,16 @@ def rebalance(holders: Sequence[Holder], fence: int) -> bool:
 
     What changes is in force from `fence` on.
     """
-    targets = [Share(len(holders), slot) for slot in range(len(holders))]
+    ready = [holder for holder in holders if takes_part(holder)]
+    targets = [(holder, Share(len(ready), slot)) for slot, holder in enumerate(ready)]
     changed = False
-    for holder, target in zip(holders, targets, strict=True):
+    for holder, target in targets:
         share = holder.grants[-1].share
         if share is not None and not _within(share, target):
             _grant(holder, fence, Share(max(share.den, target.den), max(share.slot, target.slot)))
             changed = True
-    if all(
-        _within(grant.share, target) for holder, target in zip(holders, targets, strict=True) for grant in holder.grants
-    ):
-        for holder, target in zip(holders, targets, strict=True):
+    if all(_within(grant.share, target) for holder, target in targets for grant in holder.grants):
+        for holder, target in targets:
             if holder.grants[-1].share != target:
                 _grant(holder, fence, target)
                 changed = True

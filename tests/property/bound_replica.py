@@ -45,10 +45,9 @@ class Replica:
         self.sending = False
         self.last_cut = 0
         self.ack_due = False
-        self.unconfirmed: int | None = None
-        """Offset of the record after which this replica has to see itself a member before it goes on."""
         self.news: list[Snapshot] = []
         self.news_at = 0
+        self.misses = False
 
     @property
     def shard(self) -> Shard:
@@ -87,7 +86,6 @@ class Replica:
     def _fresh_view(self) -> None:
         registry = self.registry = Registry(1)
         self.shard.fence_at_ms = 0
-        self.unconfirmed = None
         self.news.clear()
         self.sending = False
         self.outbox.clear()
@@ -145,6 +143,10 @@ class Replica:
                 self._send()
 
         self.world.at(self.world.random.randint(200, 2 * LEASE_MS), back)
+
+    def miss(self) -> None:
+        """Lose one of the next snapshots: the meter's topic keeps them for half an hour only."""
+        self.misses = True
 
     def leave(self) -> None:
         """Stop cleanly: admit nothing more, and end the epoch when everything has ended."""
@@ -210,13 +212,17 @@ class Replica:
         """Make the next record of this epoch and let it be sent."""
         disk = self.disk
         disk.seq += 1
+        ended, disk.ended = disk.ended, []
+        self._queue(self.run, disk.seq, gauges, ended, final)
+
+    def _queue(self, run: tuple[str, int], seq: int, gauges: list[Gauge], ended: list[Request], final: bool) -> None:
+        now = self.world.now
         batch = Batch(
-            self.name, self.epoch, disk.seq, self.shard.fence, self.world.now, 1, final, gauges, [], Totals(),
-            [event_of(request, self.world.now) for request in disk.ended],
+            *run, seq, self.shard.fence, now, 1, final, gauges, [], Totals(),
+            [event_of(request, now) for request in ended],
         )  # fmt: skip
-        record = Record(self.epoch, disk.seq, encode_record(batch), disk.ended, self.world.now)
-        disk.ended = []
-        disk.records.append(record)
+        record = Record(run[1], seq, encode_record(batch), ended, now)
+        self.disk.records.append(record)
         self.outbox.append(record)
         self._send()
 
@@ -258,13 +264,7 @@ class Replica:
             if not self.outbox:
                 self.start()
         elif record.epoch == self.epoch:
-            if record.seq == 1:
-                self.registry.joined(0, offset)
-            elif self.world.now >= self.shard.fence_at_ms and self.unconfirmed is None:
-                # It was silent for so long that it may have been evicted before this record: see the log first.
-                self.unconfirmed = offset
-            if self.unconfirmed is None:
-                self.registry.attach(0, record.cut_ms + SELF_FENCE_MS)
+            self.registry.acknowledged(0, offset, record.cut_ms + SELF_FENCE_MS, self.world.now)
 
     # ----------------------------------------------------------------------------------------------------- news
 
@@ -277,6 +277,9 @@ class Replica:
     def _receive(self, life: int, part: Snapshot) -> None:
         if life != self.life or not self.alive or self.replaying:
             return
+        if self.misses:
+            self.misses = False
+            return
         self.news.append(part)
         if not self.connected:
             return
@@ -284,21 +287,21 @@ class Replica:
         for snapshot in waiting:
             installed = self.registry.install(snapshot, self.name, self.epoch, self.world.now)
             self.ack_due |= installed.ack_is_due
-            if self.unconfirmed is not None and snapshot.fence > self.unconfirmed and not installed.is_evicted:
-                self.unconfirmed = None
             self.world.shares_in_use()
-            if installed.is_evicted and not self.leaving:
+            if (installed.is_evicted or installed.is_lost) and not self.leaving:
                 self._rejoin()
 
     def _rejoin(self) -> None:
-        """Evicted: end the old epoch with what has ended, and begin another that carries what is in flight."""
-        self.registry.cut(0, self.disk.seq + 1)
-        self._put([], final=True)
+        """Begin another epoch that carries what is in flight, and end the old one behind its first record.
+
+        So the log at no point lacks what is in flight; in between, money counts twice.
+        """
+        old = self.run, self.disk.seq + 1
         self.epoch += 1
         self.disk.seq = 0
-        for request in self.disk.open:
+        for request in [*self.disk.open, *self.disk.ended]:
             request.run = self.run
         self.registry.rejoin(0)
         self.shard.fence_at_ms = 0
-        self.unconfirmed = None
         self._cut()
+        self._queue(*old, [], [], final=True)

@@ -55,6 +55,8 @@ class Scenario:
     """Replicas that are cut off for longer than their lease."""
     late_joins: int = 0
     leaves: int = 0
+    misses: int = 0
+    """Replicas that lose a snapshot."""
     paced: bool = True
     """Whether the rule by the minute limits anything."""
     length_ms: int = 4_000

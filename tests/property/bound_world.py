@@ -81,7 +81,7 @@ class World:
             self.at(pick.randint(0, length), self.meter.kill)
         for count, name in (
             (scenario.kills, "kill"), (scenario.lost_disks, "lose"), (scenario.outages, "cut_off"),
-            (scenario.leaves, "leave"),
+            (scenario.leaves, "leave"), (scenario.misses, "miss"),
         ):  # fmt: skip
             for _ in range(count):
                 self.at(pick.randint(length // 10, length), getattr(pick.choice(self.replicas), name))

@@ -23,6 +23,7 @@ SCENARIOS = st.builds(
     kills=st.integers(0, 3),
     late_joins=st.integers(0, 2),
     leaves=st.integers(0, 1),
+    misses=st.integers(0, 2),
 )
 """Everything from which the bound is exact: nobody's journal is lost, and nobody is silent for a whole lease."""
 

@@ -104,15 +104,21 @@ def test_evicting_nobody_changes_nothing() -> None:
 
 def test_low_is_the_least_total_in_use_and_converges_after_two_generations() -> None:
     """While a replica may be using an older version, `low` is its total; two acknowledged generations later it is G."""
-    log = Log().add(batch(), batch(seq=2, amount=100))
+    log = Log().add(batch(), batch(seq=2, ack=1), batch(seq=3, amount=100))
     assert log.low(TOKENS) == 0
-    log.add(batch(seq=3, ack=2), batch(seq=4, ack=2))
+    log.add(batch(seq=4, ack=3), batch(seq=5, ack=4))
     assert log.low(TOKENS) == 100
-    log.add(batch(seq=5, gauges={TOKENS: 30}))
+    log.add(batch(seq=6, gauges={TOKENS: 30}))
     assert log.low(TOKENS) == 100
-    log.add(batch(seq=6, ack=5), batch(seq=7, ack=6))
+    log.add(batch(seq=7, ack=6), batch(seq=8, ack=7))
     assert log.low(TOKENS) == 130
     assert not log.shard.rows.unsettled
+
+
+def test_where_nobody_may_admit_every_low_is_its_total() -> None:
+    """A replica that has no share yet uses no version of any row."""
+    log = Log().add(batch(amount=100))
+    assert log.low(TOKENS) == 100
 
 
 def test_low_waits_for_the_slowest_member() -> None:

@@ -11,8 +11,11 @@ from schemas.quota import NO_WEIGHT, Weight
 
 
 def members(count: int) -> list[RunState]:
-    """Return members in join order, without shares."""
-    return [RunState((f"i{number}", 1), 1) for number in range(count)]
+    """Return members in join order that know everything and have no share yet."""
+    made = [RunState((f"i{number}", 1), 1) for number in range(count)]
+    for member in made:
+        member.ack = 1
+    return made
 
 
 def test_a_share_is_a_weight_that_the_slots_tell_apart() -> None:
@@ -30,10 +33,23 @@ def test_the_first_member_has_everything_at_once() -> None:
     assert balanced([only])
 
 
+def test_a_member_that_does_not_know_the_rows_takes_nothing_from_the_others() -> None:
+    """It joined at fence 5 and has acknowledged nothing since: the others keep what they have."""
+    [old] = members(1)
+    rebalance([old], 1)
+    new = RunState(("new", 1), 5)
+    new.ack = 4
+    assert not rebalance([old, new], 6)
+    assert not balanced([old, new])
+    new.ack = 5
+    assert rebalance([old, new], 7)
+    assert old.grants[-1].share == Share(2, 0)
+
+
 def test_a_joiner_waits_until_the_others_have_installed_less() -> None:
     """The old member is lowered at once; the new one gets its share with the acknowledgement."""
     old, new = members(2)
-    rebalance([old], 1)
+    rebalance([old], 2)
     rebalance([old, new], 5)
     assert old.grants[-1] == Granted(5, Share(2, 0))
     assert new.grants[-1].share is None

@@ -6,7 +6,7 @@ import pytest
 
 from meter.adapters.engine import credentials
 from meter.adapters.lease import LeaseWatch
-from meter.adapters.partition import FULL_EVERY_MS, Partition, part_key, parts_of
+from meter.adapters.partition import FULL_AGAIN_MS, FULL_EVERY_MS, Partition, part_key, parts_of
 from meter.core.changelog import META, Changelog
 from meter.core.shard import Shard
 from meter.settings import MeterSettings
@@ -54,6 +54,7 @@ def test_changes_are_published_soon_and_silence_as_a_heartbeat() -> None:
     assert (joined.full, joined.number) == (True, 2)
     part.take(1, START_MS, batch(seq=2, amount=5), FakeEvent())
     assert not decode_snapshot(part.snapshot(1_030, 0)[0]).full
+    part.take(2, START_MS, batch(seq=3, ack=1), FakeEvent())
     assert part.due_in_ms(1_012 + FULL_EVERY_MS) == 0
     assert decode_snapshot(part.snapshot(1_012 + FULL_EVERY_MS, 0)[0]).full
 
@@ -91,6 +92,18 @@ def test_missing_records_are_noticed_at_the_second_look() -> None:
     part.take(1, START_MS, batch(seq=2), FakeEvent())
     assert not part.is_stuck(2)
     assert not part.is_stuck(2)
+
+
+def test_everything_is_published_again_for_a_member_that_has_not_acknowledged_it() -> None:
+    """A reader that missed its first full snapshot gets another one within seconds, and no share before that."""
+    part = partition()
+    part.snapshot(0, 0)
+    part.take(0, START_MS, batch(), FakeEvent())
+    assert decode_snapshot(part.snapshot(12, 0)[0]).full
+    assert not decode_snapshot(part.snapshot(12 + FULL_AGAIN_MS - 1, 0)[0]).full
+    assert decode_snapshot(part.snapshot(12 + FULL_AGAIN_MS, 0)[0]).full
+    part.take(1, START_MS, batch(seq=2, ack=1), FakeEvent())
+    assert not decode_snapshot(part.snapshot(12 + 3 * FULL_AGAIN_MS, 0)[0]).full
 
 
 RUN = ("i1", 1)

@@ -14,21 +14,21 @@ STAMP = Stamp("meter/1", 3, 1_000)
 
 def test_a_partial_snapshot_has_what_changed_since_the_last() -> None:
     """Rows and ledgers once, members always."""
-    log = Log().add(batch(amount=5))
+    log = Log().add(batch(), batch(seq=2, ack=1, amount=5))
     [first] = snapshot(log.shard, STAMP, full=False)
     assert {row.row for row in first.rows} == {TOKENS, COST}
     assert {entry.key for entry in first.ledger} == {"org=acme/day=2025-12-01", "instance=i1/epoch=1"}
-    assert first.members == [Member("i1", 1, 1, Weight(1, 1, 0))]
-    assert (first.fence, first.publisher, first.number, first.full) == (1, "meter/1", 3, False)
+    assert first.members == [Member("i1", 1, 2, Weight(1, 1, 0))]
+    assert (first.fence, first.publisher, first.number, first.full) == (2, "meter/1", 3, False)
     [second] = snapshot(log.shard, STAMP, full=False)
     assert (second.rows, second.ledger, second.members) == ([], [], first.members)
 
 
 def test_a_row_whose_low_converges_is_published_again() -> None:
     """Nothing was booked, but replicas may use more of it now."""
-    log = Log().add(batch(), batch(seq=2, amount=100))
+    log = Log().add(batch(), batch(seq=2, ack=1), batch(seq=3, amount=100))
     snapshot(log.shard, STAMP, full=False)
-    log.add(batch(seq=3, ack=2), batch(seq=4, ack=2))
+    log.add(batch(seq=4, ack=3), batch(seq=5, ack=4))
     [part] = snapshot(log.shard, STAMP, full=False)
     assert {row.row: row.low for row in part.rows} == {TOKENS: 100, COST: 100}
 
