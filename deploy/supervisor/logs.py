@@ -8,7 +8,7 @@ from pathlib import Path
 ROTATE_BYTES = 16 << 20
 KEPT = 3
 TAIL_BYTES = 8 << 10
-LINE_CHARACTERS = 400
+LINE_CHARACTERS = 1_000
 
 
 def open_log(path: Path, rotate_bytes: int = ROTATE_BYTES) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 
 import httpx
@@ -39,13 +40,28 @@ async def until_ready(
             return
         note(role, missing)
         if child.last_exit is not None and child.last_exit.code == CONFIG_EXIT:
-            raise ConfigError([f"{role}: {line}" for line in child.crash_report()] or [f"{role}: {child.last_exit}"])
+            raise ConfigError(
+                [f"{role}: {line}" for line in problems_in(child.crash_report()) or [str(child.last_exit)]]
+            )
         if child.deaths >= GIVE_UP_AFTER_DEATHS:
             raise TransportError(f"{role} died {child.deaths} times while starting; its log is {child.spec.log}")
         if asyncio.get_running_loop().time() > deadline:
             why = f" ({missing})" if missing else ""
             raise TransportError(f"{role} is not ready after {deadline_s:g} s{why}; its log is {child.spec.log}")
         await asyncio.sleep(POLL_S)
+
+
+def problems_in(lines: list[str]) -> list[str]:
+    """Return the problems that a process has logged, without the log around them; else its lines as they are."""
+    problems: list[str] = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("problems"), list):
+            problems += map(str, entry["problems"])
+    return problems or lines
 
 
 def http_check(client: httpx.AsyncClient, url: str, path: str = "/readyz") -> Callable[[], Awaitable[Answer]]:

@@ -146,6 +146,13 @@ async def test_a_wrong_configuration_ends_a_start_at_once(tmp_path: Path) -> Non
         await _start(tmp_path, "import sys; print('kafka: wrong', flush=True); sys.exit(2)")
 
 
+def test_problems_are_taken_out_of_log_lines() -> None:
+    """People read the problem, not the log entry around it."""
+    lines = ['{"event": "up"}', '{"event": "cannot start", "problems": ["a: b", "c: d"]}', "plain", "[1]"]
+    assert ready.problems_in(lines) == ["a: b", "c: d"]
+    assert ready.problems_in(lines[2:]) == ["plain", "[1]"]
+
+
 async def test_a_process_that_keeps_dying_ends_a_start(tmp_path: Path) -> None:
     """Nobody waits for two minutes for what never works."""
     with pytest.raises(TransportError, match=r"meter died 3 times while starting; its log is .*meter\.log"):
