@@ -91,7 +91,8 @@ class Journal:
 
     def admitted(self, partition: int, event: bytes, then: Callable[[], None]) -> None:
         """Write the event that is to count if this process dies before the request ends; then call `then`."""
-        self._must_be_open()
+        if self._closed:
+            raise JournalClosed(f"the journal is closed: {self._closed}")
         self._open[event[ID]] = _Open(partition, event, self._wal.segments[-1])
         self._write(self._heads[partition][0].frame(event), event, then)
 
@@ -100,7 +101,8 @@ class Journal:
 
         Call `Hold.settle` in the same step, without awaiting anything in between.
         """
-        self._must_be_open()
+        if self._closed:
+            raise JournalClosed(f"the journal is closed: {self._closed}")
         self._open.pop(event[ID], None)
         heads, lane = self._heads[partition], self.lanes[partition]
         lane.events.add(event)
@@ -115,10 +117,6 @@ class Journal:
             asyncio.get_running_loop().call_soon(self._flush)
         self._parts += (head, payload)
         self._thens.append(then)
-
-    def _must_be_open(self) -> None:
-        if self._closed:
-            raise JournalClosed(f"the journal is closed: {self._closed}")
 
     def _flush(self) -> None:
         parts, self._parts = self._parts, []

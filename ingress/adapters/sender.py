@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from ingress.adapters.journal import Journal, encode_decision_batch
-from ingress.adapters.producer import Producer
 from ingress.adapters.recovery import Backlog, Outgoing
 from ingress.core.admission import Registry
 from schemas.published import HEARTBEAT_MS, SELF_FENCE_MS, TICK_MS
@@ -22,6 +21,13 @@ from schemas.published import HEARTBEAT_MS, SELF_FENCE_MS, TICK_MS
 WATCH_S = 0.25
 SWEEP_EVERY = 20
 _log = structlog.get_logger("ingress.sender")
+
+
+class Deliverer(Protocol):
+    """What brings records to the broker."""
+
+    async def deliver(self, topic: str, partition: int, value: bytes) -> int:
+        """Return the record's offset once the broker has it (-1 if it had it already); waits as long as it takes."""
 
 
 class _Clockwork:
@@ -44,7 +50,7 @@ class Sender:
         self,
         journal: Journal,
         registry: Registry,
-        producer: Producer,
+        producer: Deliverer,
         *,
         usage_topic: str,
         decisions_topic: str,

@@ -192,9 +192,8 @@ class Views:
             record = decode_json(PolicyRecord, value)
             if record.version <= self.policy_version:
                 return
-            # A large document takes long to check; requests go on meanwhile.
-            policy = await asyncio.to_thread(load_policy, record.document, f"policy version {record.version}")
-            resolver = Resolver(policy, record.version, record.prices, self.keyring, self._registry)
+            # A large document takes long to check and compile; requests go on meanwhile.
+            resolver = await asyncio.to_thread(self._compile, record)
         except (DecodeError, ConfigError, ValueError) as error:
             self.policy_faults += 1
             _log.error("policy_unusable", in_force=self.policy_version, fault=str(error))
@@ -203,6 +202,10 @@ class Views:
         self.resolver = resolver
         self._on_resolver(resolver)
         _log.info("policy_in_force", version=record.version)
+
+    def _compile(self, record: PolicyRecord) -> Resolver:
+        policy = load_policy(record.document, f"policy version {record.version}")
+        return Resolver(policy, record.version, record.prices, self.keyring, self._registry)
 
     def _key(self, key_id: str, value: bytes | None) -> None:
         try:

@@ -211,6 +211,22 @@ async def test_segments_go_when_all_of_them_is_acknowledged(tmp_path: Path) -> N
     ] == [99]
 
 
+async def test_no_segment_goes_between_an_end_and_its_write(tmp_path: Path) -> None:
+    """A request that has ended in memory only is still told of by its admission."""
+    journal = journal_of(tmp_path, segment_bytes=200)
+    journal.admitted(0, event_of(1), nothing)
+    await asyncio.sleep(0)
+    journal.cut(0, START_MS)
+    journal.terminal(0, event_of(1), nothing)
+    journal.acknowledged(0)
+    assert len(find_segments(tmp_path)[7]) == 2
+    assert ids(batch_of(list(Backlog(find_segments(tmp_path)[7]).records(0, 0))[-1])) == [1]
+    await asyncio.sleep(0)
+    journal.cut(0, START_MS)
+    journal.acknowledged(0)
+    assert len(find_segments(tmp_path)[7]) == 1
+
+
 async def test_a_segment_stays_while_something_in_it_is_needed(tmp_path: Path) -> None:
     """Events that are not acknowledged, and decisions that are not, keep it."""
     journal = journal_of(tmp_path, segment_bytes=200)
