@@ -100,7 +100,7 @@ class KafkaLog:
         self.assignment.idle.set()
         for client in (self._consumer, self._producer):
             if client is not None:
-                await client.stop()
+                await _stop(client)
 
     async def cluster_id(self) -> str:
         """Return the id of the Kafka cluster; empty if the broker does not tell."""
@@ -171,3 +171,16 @@ class KafkaLog:
             raise TransportError(f"dead letter of {source.topic}/{source.partition}: {error!r}") from error
         _log.warning("set aside", topic=source.topic, partition=source.partition, offset=rejected.offset,
                      reason=rejected.reason)  # fmt: skip
+
+
+async def _stop(client: Any) -> None:
+    """Stop an aiokafka client, whatever state a lost broker has left it in."""
+    try:
+        await client.stop()
+    except KafkaError as error:
+        _log.warning("leaving the broker failed", error=repr(error))
+    except asyncio.CancelledError:
+        # Without a broker it hands on the cancellation of its own tasks.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise

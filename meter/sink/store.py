@@ -6,6 +6,7 @@ Adapts clickhouse-connect. It must not know Kafka, HTTP, or what rows mean. Ever
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -40,7 +41,9 @@ JSON_SETTINGS: Mapping[str, str | int] = {
     "output_format_json_quote_decimals": 1,
     "output_format_json_quote_denormals": 1,
 }
-IDLE_CLIENTS = 4
+CLIENTS = 4
+"""Queries, or inserts, at once; more wait for their turn."""
+TURN_S = 60.0
 
 Connect = Callable[[str | None, Mapping[str, Any]], Client]
 """Opens a client: database (None: whatever there is) and settings that last as long as it does."""
@@ -170,11 +173,22 @@ class Clients:
 
     def __init__(self, connect: Callable[[], Client]) -> None:
         self._connect = connect
-        self._idle: queue.LifoQueue[Client] = queue.LifoQueue(IDLE_CLIENTS)
+        self._idle: queue.LifoQueue[Client] = queue.LifoQueue(CLIENTS)
+        self._turns = threading.BoundedSemaphore(CLIENTS)
 
     @contextmanager
     def use(self) -> Iterator[Client]:
-        """Lend a client to one thread."""
+        """Lend a client to one thread; StoreUnavailable if all are in use for too long."""
+        if not self._turns.acquire(timeout=TURN_S):
+            raise StoreUnavailable(f"{CLIENTS} others are being answered")
+        try:
+            with self._lent() as client:
+                yield client
+        finally:
+            self._turns.release()
+
+    @contextmanager
+    def _lent(self) -> Iterator[Client]:
         try:
             client = self._idle.get_nowait()
         except queue.Empty:

@@ -34,6 +34,9 @@ INSERTS_AT_ONCE = 2
 IDLE_COMMIT_MS = 5_000
 """Records without rows are committed this often."""
 PAUSE_S = 0.5
+FINISH_S = 15.0
+LEAVE_S = 5.0
+"""A stop takes no longer than these together, whatever does not answer."""
 MISMATCH_PATIENCE_S = 10.0
 """A broker that has just come back may not know the end of its log yet."""
 
@@ -123,12 +126,26 @@ class Worker:
         try:
             while not self._stopping.is_set():
                 await self._turn()
-            await self._finish()
+            await self._finish_in_time()
         finally:
             for task in self._flushes:
                 task.cancel()
             await asyncio.gather(*self._flushes, return_exceptions=True)
-            await self._log.stop()
+            await self._leave()
+
+    async def _finish_in_time(self) -> None:
+        try:
+            async with asyncio.timeout(FINISH_S):
+                await self._finish()
+        except TimeoutError:
+            _log.warning("broker or store did not answer in time: the last batch is sent again at the next start")
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self._log.stop()
+        except TimeoutError:
+            _log.warning("the broker did not let go in time")
 
     async def _start(self) -> None:
         while True:
