@@ -135,8 +135,8 @@ class Sender:
             clock.due.set()
         try:
             async with asyncio.timeout(deadline_s):
-                await asyncio.gather(*self._tasks)
-                is_clean = self._ends_epoch
+                ends = await asyncio.gather(*self._tasks, return_exceptions=True)
+                is_clean = self._ends_epoch and not any(ends)
         except TimeoutError:
             is_clean = False
         tasks = [*self._tasks, *([self._watcher] if self._watcher else [])]
