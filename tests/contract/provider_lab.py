@@ -31,7 +31,7 @@ async def turns(count: int = 6) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition; the lab's deadline ends the wait if it never holds."""
-    while not condition():  # noqa: ASYNC110  (the condition is on state that announces nothing)
+    while not condition():
         await asyncio.sleep(0.001)
 
 
