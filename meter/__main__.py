@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from meter.adapters.http import HttpServer, application
 from meter.settings import MeterSettings
 from meter.telemetry import configure_logging
-from meter.worker import Worker
+from meter.worker import build
 from schemas.faults import setting_problems
 
 STOP_S = 10.0
@@ -38,7 +38,7 @@ async def run(settings: MeterSettings) -> int:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    worker = Worker(settings)
+    worker = build(settings)
     server = HttpServer(application(worker.waiting, worker.metrics.registry), settings.host, settings.port)
     try:
         await server.start()

@@ -25,6 +25,7 @@ from meter.adapters.partition import Partition, parts_of
 from meter.core.changelog import META, Changelog
 from meter.core.faults import Fault
 from meter.core.shard import Shard
+from meter.ports import Host, LogBounds, Outlet
 from meter.settings import MeterSettings
 from meter.telemetry import Metrics
 from schemas.codec import encode_json, encode_record
@@ -45,20 +46,32 @@ FLUSH_SHARE = 4
 """The changelog may take up to one part in this many of the time."""
 
 
+def build(settings: MeterSettings) -> Worker:
+    """Return a worker on Kafka and Faust."""
+    engine = Engine(settings)
+    name = settings.group_instance
+    # A producer has one request at a time under way: the large changelog must not hold snapshots up.
+    updates = KafkaOutlet(settings.kafka, f"{name}-updates")
+    state = KafkaOutlet(settings.kafka, f"{name}-state", compression="lz4")
+    return Worker(settings, engine, updates, state, LogEnds(settings.kafka, engine.usage))
+
+
 class Worker:
     """One meter process."""
 
-    def __init__(self, settings: MeterSettings) -> None:
+    def __init__(
+        self, settings: MeterSettings, engine: Host, updates: Outlet, state: Outlet, log_ends: LogBounds
+    ) -> None:
+        """Join the parts: `updates` takes all but the changelog, which goes to `state`."""
         self._settings = settings
         prefix = settings.kafka.topic_prefix
         self._updates_topic = topic_name(QUOTA_UPDATES, prefix)
         self._dlq_topic = topic_name(USAGE_DLQ, prefix)
         self._run_id = f"{settings.group_instance}-{uuid.uuid4().hex[:12]}"
-        self._engine = Engine(settings)
-        # A producer has one request at a time under way: the large changelog must not hold snapshots up.
-        self._updates = KafkaOutlet(settings.kafka, f"{settings.group_instance}-updates")
-        self._state = KafkaOutlet(settings.kafka, f"{settings.group_instance}-state", compression="lz4")
-        self._log_ends = LogEnds(settings.kafka, self._engine.usage)
+        self._engine = engine
+        self._updates = updates
+        self._state = state
+        self._log_ends = log_ends
         self._partitions: dict[int, Partition] = {}
         self._undelivered: dict[int, int] = {}
         self._letters: dict[int, list[asyncio.Future[object]]] = {}
@@ -69,9 +82,9 @@ class Worker:
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         """Set with the fault that the process has to end for."""
         self.metrics = Metrics(self._partitions.values)
-        self._engine.table.on_recover(self._guarded(self._on_recovered))
+        self._engine.table.on_recover(self._guarded(self.take_up))
         self._engine.app.on_partitions_revoked.connect(self._on_revoked, weak=False)
-        self._engine.app.agent(self._engine.source, name="meter", concurrency=1)(self._fold)
+        self._engine.app.agent(self._engine.source, name="meter", concurrency=1)(self.fold)
 
     def waiting(self) -> list[str]:
         """Return what is missing until this worker is ready, in words."""
@@ -103,7 +116,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._publish_due(last=True)
-        await self._flush_all()
+        await self.flush()
         await self._engine.app.consumer.commit()
         await self._updates.stop()
         await self._state.stop()
@@ -112,7 +125,7 @@ class Worker:
 
     # --------------------------------------------------------------------------------------------------- folding
 
-    async def _fold(self, stream: Any) -> None:
+    async def fold(self, stream: Any) -> None:
         """Take every record of the assigned partitions, each in the order of its log."""
         try:
             async for event in stream.noack().events():
@@ -204,10 +217,11 @@ class Worker:
         while True:
             await asyncio.sleep(pause)
             began = time.monotonic()
-            await self._flush_all()
+            await self.flush()
             pause = max(CHANGELOG_MS / 1000, (time.monotonic() - began) * (FLUSH_SHARE - 1))
 
-    async def _flush_all(self) -> None:
+    async def flush(self) -> None:
+        """Make everything that was folded durable, and acknowledge it."""
         async with self._flushing:
             for part in list(self._partitions.values()):
                 await self._flush(part)
@@ -266,7 +280,7 @@ class Worker:
 
     # -------------------------------------------------------------------------------------------------- assignment
 
-    async def _on_recovered(self) -> None:
+    async def take_up(self) -> None:
         """Take up the assigned partitions from the state that Faust has read back."""
         records = self._engine.records()
         numbers = self._engine.assigned()
