@@ -131,10 +131,10 @@ class Journal:
             lane.decisions.publish(wal.segments, start)
             self._registry.journalled(partition, lane.events.written)
             self.on_dirty(partition)
-        if wal.is_full:
-            self._roll()
         for then in thens:
             _run(then)
+        if wal.is_full:
+            self._roll()
 
     def _append(self, data: bytes) -> None:
         try:

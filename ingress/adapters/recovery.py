@@ -320,9 +320,6 @@ def _apply(state: LaneState, cut: Cut) -> None:
     """Take that a record was cut: the one before it had been acknowledged."""
     state.sent, state.through = state.through, cut.through
     state.sent_decisions = max(state.sent_decisions, cut.decisions)
-    found = next((epoch for epoch in state.epochs if epoch.epoch == cut.epoch), None)
-    if found is None:
-        state.epochs.append(EpochState(cut.epoch, cut.seq, cut.told, cut.final))
-    else:
-        found.seq, found.told, found.final = cut.seq, cut.told, cut.final
+    epoch = next(epoch for epoch in state.epochs if epoch.epoch == cut.epoch)
+    epoch.seq, epoch.told, epoch.final = cut.seq, cut.told, cut.final
     state.last = cut

@@ -313,3 +313,43 @@ def test_silence_ends_admissions_and_only_membership_beyond_it_resumes_them() ->
     held(plan.admit(START_MS + 2_200, 1, 0))
     registry.acknowledged(0, 22, START_MS + 10_000, START_MS + 2_300)
     held(plan.admit(START_MS + 9_999, 1, 0))
+
+
+def test_an_acknowledgement_without_an_offset_proves_nothing_after_a_silence() -> None:
+    """Where the record is on the log is what membership is compared with."""
+    registry = member_of(Registry(1))
+    shard = registry.shards[0]
+    registry.acknowledged(0, -1, START_MS + 10, START_MS)
+    assert (shard.joined_at, shard.fence_at_ms) == (None, START_MS + 10)
+    registry.acknowledged(0, 5, START_MS + 20, START_MS)
+    registry.acknowledged(0, -1, START_MS + 99, START_MS + 50)
+    assert (shard.unconfirmed, shard.fence_at_ms) == (None, START_MS + 20)
+    registry.acknowledged(0, 6, START_MS + 99, START_MS + 50)
+    assert (shard.unconfirmed, shard.fence_at_ms) == (6, START_MS + 20)
+
+
+def test_news_of_rows_that_nobody_uses_here_replace_each_other() -> None:
+    """The last word counts when a plan uses the row."""
+    registry = Registry(1)
+    install(registry, snapshot_of([RowState(TEAM_TOKENS, 5, 0, 5)]))
+    install(registry, snapshot_of([RowState(TEAM_TOKENS, 9, 1, 5)], fence=2, number=2, full=False))
+    plan_of(resolver_of(registry=registry)).admit(START_MS, 1, 0)
+    assert registry.shards[0].rows[TEAM_TOKENS].total == 10
+
+
+def test_publishers_that_are_gone_are_forgotten() -> None:
+    """Any number of meters may come and go."""
+    registry = Registry(1)
+    for number in range(50):
+        install(registry, snapshot_of(fence=number, publisher=f"meter-{number}"))
+    install(registry, snapshot_of(fence=50, number=2, publisher="meter-49", full=False))
+    assert len(registry.shards[0].numbers) <= 8
+
+
+def test_a_part_that_comes_twice_counts_once() -> None:
+    """A repeated part does not stand for a missing one."""
+    registry = Registry(1)
+    part = snapshot_of([RowState(TEAM_TOKENS, 5, 0, 5)], chunk=0, chunks=2)
+    for _ in range(2):
+        assert not registry.install(part, INSTANCE, EPOCH, START_MS).is_installed
+    install(registry, snapshot_of(chunk=1, chunks=2))

@@ -12,7 +12,7 @@ import pytest
 from ingress.adapters.epochs import StateDir
 from ingress.adapters.journal import Journal, JournalClosed
 from ingress.adapters.recovery import ID, Backlog, Outgoing
-from ingress.adapters.wal import EVENT, SEGMENT_BYTES, Wal, find_segments, read_frames
+from ingress.adapters.wal import EVENT, SEGMENT_BYTES, Head, Wal, WalCorrupt, find_segments, read_frames
 from ingress.core.admission import Registry
 from schemas.codec import decode_decisions, decode_event, decode_record
 from schemas.decisions import Decision
@@ -290,6 +290,89 @@ async def test_what_is_not_over_stays_on_disk(tmp_path: Path) -> None:
     journal.close(delete=False)
     (segment,) = find_segments(tmp_path)[7]
     assert sum(frame.kind == EVENT for frame in read_frames(segment.path)) == 1
+
+
+async def damaged(path: Path) -> list[Path]:
+    """Return the segments of a log of which nothing is acknowledged."""
+    journal = journal_of(path, segment_bytes=200)
+    for number in range(3):
+        journal.terminal(0, event_of(number), nothing)
+        await asyncio.sleep(0)
+    journal.cut(0, START_MS)
+    journal.close(delete=False)
+    return [segment.path for segment in find_segments(path)[7]]
+
+
+async def test_a_log_that_is_torn_in_its_middle_is_not_used(tmp_path: Path) -> None:
+    """Only the last segment can have been torn by an end of this machine."""
+    first = (await damaged(tmp_path))[0]
+    first.write_bytes(first.read_bytes()[:-1])
+    with pytest.raises(WalCorrupt, match="later segments exist"):
+        Backlog(find_segments(tmp_path)[7])
+
+
+async def test_a_file_that_is_no_log_of_ours_is_not_used(tmp_path: Path) -> None:
+    """A segment begins with a checkpoint and holds known frames."""
+    paths = await damaged(tmp_path)
+    whole = paths[0].read_bytes()
+    frames = list(read_frames(paths[0]))
+    paths[0].write_bytes(whole[frames[1].start :])
+    with pytest.raises(WalCorrupt, match="checkpoint"):
+        Backlog(find_segments(tmp_path)[7])
+    paths[0].write_bytes(whole + Head(99, 0).frame(b"") + b"")
+    with pytest.raises(WalCorrupt, match="unknown kind 99"):
+        Backlog(find_segments(tmp_path)[7])
+
+
+async def test_a_log_that_changes_under_a_replay_is_a_fault(tmp_path: Path) -> None:
+    """Events that were there and are gone are never left out silently."""
+    await damaged(tmp_path)
+    backlog = Backlog(find_segments(tmp_path)[7])
+    last = backlog.segments[-1]
+    uncut = backlog._lanes[0].state
+    for keep in (True, False):
+        if not keep:
+            uncut.last, uncut.through = None, 0
+        backlog.segments[1].path.write_bytes(
+            backlog.segments[0].path.read_bytes()[: next(iter(read_frames(last.path))).end]
+        )
+        with pytest.raises(WalCorrupt, match="missing"):
+            list(backlog.records(0, 0))
+
+
+def test_a_segment_without_its_first_frame_is_empty(tmp_path: Path) -> None:
+    """A kill between making a file and writing to it leaves nothing to replay, and is no fault."""
+    (tmp_path / f"{7:020d}-{1:010d}.wal").write_bytes(b"")
+    backlog = Backlog(find_segments(tmp_path)[7])
+    assert backlog.partitions == 0
+    backlog.delete()
+    assert find_segments(tmp_path) == {}
+
+
+async def test_a_disk_that_is_full_when_a_segment_ends_stops_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is told of; then nothing more is taken."""
+    journal = journal_of(tmp_path, segment_bytes=200)
+    told: list[int] = []
+    faults: list[BaseException] = []
+    journal.on_fault = faults.append
+
+    def full(path: Path, flags: int, mode: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: None)
+    try:
+        monkeypatch.setattr(os, "open", full)
+        journal.terminal(0, event_of(1), lambda: told.append(1))
+        await asyncio.sleep(0)
+    finally:
+        loop.set_exception_handler(None)
+    assert told == [1]
+    assert len(faults) == 1
+    with pytest.raises(JournalClosed, match="no new segment"):
+        journal.terminal(0, event_of(2), nothing)
 
 
 def test_epochs_rise_with_every_start(tmp_path: Path) -> None:

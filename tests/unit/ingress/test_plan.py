@@ -211,6 +211,17 @@ def test_headers_show_the_tightest_limit_for_all_replicas() -> None:
     assert b"remaining-tokens: 0\r\n" in plan.limits_header(START_MS + MINUTE_MS + 30_001)
 
 
+def test_of_several_limits_the_one_with_the_least_left_is_shown() -> None:
+    """A narrower limit that has more left stays unmentioned."""
+    registry = member_of(Registry(1))
+    plan = plan_of(resolver_of(registry=registry), operation="embeddings")
+    assert b"limit-requests: 3\r\n" in plan.limits_header(START_MS)
+    chat = plan_of(resolver_of(registry=registry))
+    for _ in range(9):
+        held(chat.admit(START_MS, 1, 1))
+    assert b"limit-requests: 10\r\nx-ratelimit-remaining-requests: 1\r\n" in plan.limits_header(START_MS)
+
+
 def test_headers_are_left_out_without_limits() -> None:
     """A plan that no limit of requests or tokens matches has none to show."""
     assert plan_of(resolver_of(NO_RULES)).limits_header(START_MS) == b""
