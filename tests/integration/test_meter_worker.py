@@ -209,3 +209,31 @@ async def test_wrong_settings_are_named(name: str, value: str, expected: str) ->
     _, errors = await process.communicate()
     assert process.returncode == 2
     assert expected in errors.decode()
+
+
+@pytest.mark.slow
+async def test_two_workers_share_the_partitions_and_one_takes_over_from_the_other(lab: Lab, tmp_path: Path) -> None:
+    """A second worker joins, then the first is killed: the sums are the log's, and nothing published goes back."""
+    traffic = Traffic(lab)
+    first = MeterProcess(lab.connection, tmp_path / "first.log", slot="0")
+    second = MeterProcess(lab.connection, tmp_path / "second.log", slot="1")
+    try:
+        first.start()
+        await first.ready()
+        await traffic.flow(0.5)
+        second.start()
+        await second.ready()
+        await traffic.flow(3.0)
+        await until(lambda: len(lab.view.publishers) == 2, 30, lambda: (first.log_text(), second.log_text()))
+        first.kill()
+        await traffic.flow(0.5)
+        await traffic.finish()
+        ends = await lab.ends()
+        await until(lambda: lab.view.fences == ends, 60, lambda: (lab.view.fences, ends, second.log_text()))
+        assert {key: row.settled for key, row in lab.view.rows.items()} == traffic.rows
+        assert {key: entry.totals for key, entry in lab.view.ledger.items()} == traffic.ledger
+        assert not lab.view.went_back
+        assert second.stop()[0] == 0
+    finally:
+        first.end()
+        second.end()
