@@ -58,20 +58,13 @@ _records: msgspec.msgpack.Decoder[ReadBatch | Evict] = msgspec.msgpack.Decoder(R
 def read(data: bytes) -> tuple[ReadBatch | Evict | None, str]:
     """Return the record in `data`, and what could not be read of it (empty if nothing).
 
-    None when it is no record at all. A batch with events that are none of ours, or that charge less than nothing, is
-    returned without these events.
+    None when it is no record at all. A batch with events that are none of ours is returned without them.
     """
     if data[: codec.HEADER_BYTES] == codec.USAGE_HEADER:
         try:
-            record = _records.decode(memoryview(data)[codec.HEADER_BYTES :])
+            return _records.decode(memoryview(data)[codec.HEADER_BYTES :]), ""
         except msgspec.MsgspecError:
             pass
-        else:
-            return _without_negative(record) if isinstance(record, ReadBatch) else (record, "")
-    return _read_slowly(data)
-
-
-def _read_slowly(data: bytes) -> tuple[ReadBatch | Evict | None, str]:
     try:
         record = codec.decode_record(data)
     except DecodeError as error:
@@ -80,8 +73,7 @@ def _read_slowly(data: bytes) -> tuple[ReadBatch | Evict | None, str]:
         return record, ""
     events, faults = _events_of(record)
     fields = {name: getattr(record, name) for name in record.__struct_fields__} | {"events": events}
-    batch, more = _without_negative(ReadBatch(**fields))
-    return batch, "; ".join(filter(None, [*faults, more]))
+    return ReadBatch(**fields), "; ".join(faults)
 
 
 def _events_of(record: Batch) -> tuple[list[UsageEvent], list[str]]:
@@ -92,23 +84,6 @@ def _events_of(record: Batch) -> tuple[list[UsageEvent], list[str]]:
         except DecodeError as error:
             faults.append(f"event {index}: {error}")
     return events, faults
-
-
-def _without_negative(batch: ReadBatch) -> tuple[ReadBatch, str]:
-    bad = [
-        index
-        for index, event in enumerate(batch.events)
-        # The sign of a bitwise or is negative if any of its operands is.
-        if (event.charge_requests | event.charge_tokens | event.charge_nanos) < 0
-    ]
-    low = [gauge.row for gauge in batch.gauges if gauge.inflight < 0]
-    if not bad and not low:
-        return batch, ""
-    kept = [event for index, event in enumerate(batch.events) if index not in bad]
-    gauges = [gauge for gauge in batch.gauges if gauge.inflight >= 0]
-    reasons = [f"event {index}: charges are not below 0" for index in bad]
-    reasons += [f"gauge of {row}: in flight is not below 0" for row in low]
-    return msgspec.structs.replace(batch, events=kept, gauges=gauges), "; ".join(reasons)
 
 
 class Organisations:
@@ -129,20 +104,25 @@ class Organisations:
 
 
 def tally(events: list[UsageEvent], organisations: Organisations) -> Tally:
-    """Return the sums of `events`. This is the loop that every event passes through once."""
+    """Return the sums of `events`. This is the loop that every event passes through once.
+
+    An event that charges less than nothing would make room out of nothing: it is left out, as a fault.
+    """
     charges: dict[bytes, Charges] = {}
     sums: dict[tuple[str, int], Totals] = {}
     fault = ""
     org_of = organisations.get
     for event in events:
+        requests, tokens, nanos = event.charge_requests, event.charge_tokens, event.charge_nanos
+        if (requests | tokens | nanos) < 0:  # negative if any of them is
+            fault = f"event {event.id.hex()}: charges are not below 0"
+            continue
         rows = bytes(event.rows)
         charge = charges.get(rows)
         if charge is None:
             charge = charges[rows] = Charges()
-        requests = event.charge_requests
-        nanos = event.charge_nanos
         charge.requests += requests
-        charge.tokens += event.charge_tokens
+        charge.tokens += tokens
         charge.nanos += nanos
         attribution = bytes(event.attribution)
         org = org_of(attribution)

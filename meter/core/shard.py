@@ -274,7 +274,9 @@ class Shard:
             except ValueError as error:
                 problem = Fault(FaultKind.INVALID, f"gauge: {error}")
                 continue
-            if row is None:
+            if gauge.inflight < 0:
+                problem = Fault(FaultKind.INVALID, f"gauge of {gauge.row}: in flight is not below 0")
+            elif row is None:
                 self.counts.late += 1
             elif (state.live or row.keeps_gauges) and self._touch(row):
                 self.rows.set_gauge(row, state.run, gauge.inflight)
