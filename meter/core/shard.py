@@ -148,26 +148,15 @@ class Shard:
         return problem
 
     def _finish(self) -> None:
-        """Bring what follows from the record into the state: lows, shares, generations, the fence."""
+        """Bring what follows from the record into the state: shares, lows, generations, the fence."""
         fence = self._offset + 1
-        unsettled, changed, dirty = self.rows.unsettled, self.changed_rows, self.dirty_rows
-        for row in self._touched:
-            total = row.settled + row.inflight
-            if total < row.low_cur:
-                row.low_cur = total
-            if row.low_prev != total or row.low_cur != total:
-                unsettled.add(row)
-            changed[row] = None
-            dirty.add(row.slot)
-        if self._touched:
-            self.urgent = True
-            self._touched.clear()
         members = self.runs.members
         if not self._balanced:
             if rebalance(members, fence):
                 self.urgent = True
             self._balanced = balanced(members)
         in_use = [used for state in members if (used := oldest_in_use(state)) is not None]
+        self._settle_touched(nobody=not in_use)
         if min(in_use, default=fence) >= self.generation_since:
             self._end_generation(fence, nobody=not in_use)
         self.fence = fence
@@ -175,23 +164,44 @@ class Shard:
             self.rows_ahead = {slot: ahead for slot, ahead in self.rows_ahead.items() if ahead > fence}
             self.ledger_ahead = {slot: ahead for slot, ahead in self.ledger_ahead.items() if ahead > fence}
 
+    def _settle_touched(self, nobody: bool) -> None:
+        """Bring the lows of the rows that the record touched up to date, and mark them as changed."""
+        if not self._touched:
+            return
+        unsettled, changed, dirty = self.rows.unsettled, self.changed_rows, self.dirty_rows
+        for row in self._touched:
+            total = row.settled + row.inflight
+            if nobody:
+                row.low_prev = row.low_cur = total
+            else:
+                if total < row.low_cur:
+                    row.low_cur = total
+                if row.low_prev != total or row.low_cur != total:
+                    unsettled.add(row)
+            changed[row] = None
+            dirty.add(row.slot)
+        self._touched.clear()
+        self.urgent = True
+
     def _end_generation(self, fence: int, nobody: bool) -> None:
         """Every replica uses versions of this generation: the one before no longer counts for `low`.
 
         Where `nobody` may admit at all, no version before this one counts.
         """
         self.generation_since = fence
-        unsettled = self.rows.unsettled
-        for row in list(unsettled):
-            if self._is_ahead(row):
+        unsettled, changed, dirty = self.rows.unsettled, self.changed_rows, self.dirty_rows
+        for row in tuple(unsettled):
+            if self.rows_ahead and self._is_ahead(row):
                 continue
-            low, total = row.low, row.total
-            row.low_prev, row.low_cur = total if nobody else row.low_cur, total
-            if row.low_prev == total:
+            total = row.settled + row.inflight
+            before, ended = row.low_prev, total if nobody else row.low_cur
+            low = before if before < row.low_cur else row.low_cur
+            row.low_prev, row.low_cur = ended, total
+            if ended == total:
                 unsettled.discard(row)
-            self.dirty_rows.add(row.slot)
-            if row.low != low:
-                self.changed_rows[row] = None
+            dirty.add(row.slot)
+            if (ended if ended < total else total) != low:
+                changed[row] = None
                 self.urgent = True
 
     # -------------------------------------------------------------------------------------------------- members
