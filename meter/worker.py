@@ -44,6 +44,8 @@ MAX_UNDELIVERED = 64
 """Snapshots of one partition that the broker has not taken yet; more are not made until it has."""
 FLUSH_SHARE = 4
 """The changelog may take up to one part in this many of the time."""
+FLUSH_BYTES_PER_S = 4 << 20
+"""And this much, before compression: what is written has to be read back at the next start until it is compacted."""
 
 
 def build(settings: MeterSettings) -> Worker:
@@ -112,8 +114,9 @@ class Worker:
 
     async def stop(self) -> None:
         """Publish and flush a last time, commit, and leave."""
-        for task in self._tasks:
-            task.cancel()
+        async with self._flushing:  # a flush that has begun must end: its slots count as written
+            for task in self._tasks:
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._publish_due(last=True)
         await self.flush()
@@ -217,31 +220,34 @@ class Worker:
         while True:
             await asyncio.sleep(pause)
             began = time.monotonic()
-            await self.flush()
-            pause = max(CHANGELOG_MS / 1000, (time.monotonic() - began) * (FLUSH_SHARE - 1))
+            written = await self.flush()
+            took = time.monotonic() - began
+            pause = max(CHANGELOG_MS / 1000, took * (FLUSH_SHARE - 1), written / FLUSH_BYTES_PER_S - took)
 
-    async def flush(self) -> None:
-        """Make everything that was folded durable, and acknowledge it."""
+    async def flush(self) -> int:
+        """Make everything that was folded durable, and acknowledge it; return how many bytes that took."""
         async with self._flushing:
-            for part in list(self._partitions.values()):
-                await self._flush(part)
+            return sum([await self._flush(part) for part in list(self._partitions.values())])
 
-    async def _flush(self, part: Partition) -> None:
+    async def _flush(self, part: Partition) -> int:
         """Write what changed, slot by slot with room for the fold in between, meta last; then acknowledge."""
         flush = part.flush()
         if flush is None:
-            return
+            return 0
+        written = len(flush.meta)
         with self.metrics.flush_seconds.time():
             sent = self._letters.pop(part.number, [])
             for name in flush.slots:
                 if self._partitions.get(part.number) is not part:
-                    return
+                    return written
                 record = part.changelog.encode(name)
+                written += len(record)
                 sent.append(await self._state.send(self._engine.state, part.number, record, part.key(name)))
                 await asyncio.sleep(0)
             sent.append(await self._state.send(self._engine.state, part.number, flush.meta, part.key(META)))
             await asyncio.gather(*sent)
         part.flushed(flush)
+        return written
 
     async def _watch_log(self) -> None:
         """Look at the end of the log, for what does not arrive: records that the engine lost, replicas gone silent."""

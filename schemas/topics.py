@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 MINUTE_MS = 60_000
 DAY_MS = 24 * 60 * MINUTE_MS
+COMPACTED_SEGMENT_BYTES = 16 << 20
 
 DEFAULT_PARTITIONS = 4
 """Partitions of the sharded topics. Fixed for the life of a deployment: an organisation must not change its shard."""
@@ -38,6 +39,8 @@ class Topic:
         if self.compacted:
             config["min.cleanable.dirty.ratio"] = "0.1"
             config["segment.ms"] = str(10 * MINUTE_MS)
+            # Only closed segments are compacted, and a start reads all that is not.
+            config["segment.bytes"] = str(COMPACTED_SEGMENT_BYTES)
         else:
             config["retention.ms"] = str(self.retention_ms if self.retention_ms is not None else -1)
             if self.retention_ms is not None and self.retention_ms < DAY_MS:

@@ -20,12 +20,15 @@ from tests.unit.meter.fold_builders import TOKENS, batch
 
 
 class FakeOutlet:
-    """Keeps what was sent; delivers it when told to."""
+    """Keeps what was sent; takes it when told to, delivers it when told to."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, int, bytes, bytes | None]] = []
         self.futures: list[asyncio.Future[object]] = []
         self.delivers = True
+        self.takes = asyncio.Event()
+        self.takes.set()
+        self.waiting = 0
 
     async def start(self) -> None:
         """Do nothing."""
@@ -34,12 +37,19 @@ class FakeOutlet:
         """Do nothing."""
 
     async def send(self, topic: str, partition: int, value: bytes, key: bytes | None = None) -> asyncio.Future[object]:
+        self.waiting += 1
+        await self.takes.wait()
+        self.waiting -= 1
         self.sent.append((topic, partition, value, key))
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         if self.delivers:
             future.set_result(None)
         self.futures.append(future)
         return future
+
+
+async def _nothing() -> None:
+    pass
 
 
 class FakeHost:
@@ -53,6 +63,9 @@ class FakeHost:
         self.app = SimpleNamespace(
             on_partitions_revoked=SimpleNamespace(connect=lambda *_, **__: None),
             agent=lambda *_, **__: lambda function: function,
+            consumer=SimpleNamespace(commit=_nothing),
+            stop=_nothing,
+            crashed=False,
         )
         self.table = SimpleNamespace(on_recover=lambda function: None)
 
@@ -182,6 +195,28 @@ async def test_a_bug_ends_the_process_and_acknowledges_nothing(lab: Lab, monkeyp
     await lab.fold(event)
     assert isinstance(lab.worker.failed.result(), ZeroDivisionError)
     assert not event.acked
+
+
+async def test_a_stop_lets_a_flush_that_has_begun_end(lab: Lab) -> None:
+    """A slot that was encoded and not sent would be missing from the state, and nobody would know."""
+    await lab.worker.start()
+    lab.state.takes.clear()
+    await lab.fold(FakeEvent(0, batch(amount=5, gauges={TOKENS: 3})))
+    async with asyncio.timeout(10):
+        while not lab.state.waiting:
+            await asyncio.sleep(0.01)
+        stopping = asyncio.create_task(lab.worker.stop(), name="stop")
+        await asyncio.sleep(0)
+        lab.state.takes.set()
+        await stopping
+    again = Lab()
+    again.host.store = {key: value for _, _, value, key in lab.state.sent if key}
+    again.bounds.end = 1
+    await again.worker.take_up()
+    assert again.worker.waiting() == []
+    await again.worker.flush()
+    rows = sum(key.startswith("0/rows/") for key in lab.written)
+    assert rows == 2
 
 
 async def test_a_lost_future_of_the_changelog_ends_the_flush_without_an_acknowledgement(lab: Lab) -> None:
