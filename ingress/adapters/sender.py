@@ -1,8 +1,9 @@
 """Sends what is journalled to Kafka: earlier runs first, then a record a tick and partition, and heartbeats.
 
-One task a partition, one record in flight: what waits meanwhile goes into the next record, so an outage makes records
-larger and not more. The moment at which an acknowledged record was cut decides until when this replica may admit
-(its share is given away if the log is silent about it for longer). Decides nothing about rows.
+One task a partition, one record in flight, at most one a tick unless a whole one waits: what comes meanwhile goes into
+the next record, so neither load nor an outage makes many small ones. The moment at which an acknowledged record was
+cut decides until when this replica may admit (its share is given away if the log is silent about it for longer).
+Decides nothing about rows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import structlog
 from ingress.adapters.journal import Journal, encode_decision_batch
 from ingress.adapters.recovery import Backlog, Outgoing
 from ingress.core.admission import Registry
-from schemas.published import HEARTBEAT_MS, SELF_FENCE_MS, TICK_MS
+from schemas.published import HEARTBEAT_MS, MAX_EVENTS_PER_RECORD, SELF_FENCE_MS, TICK_MS
 
 WATCH_S = 0.25
 SWEEP_EVERY = 20
@@ -154,10 +155,13 @@ class Sender:
         while True:
             is_last_round = self._is_stopping
             await self._send(partition)
-            if lane.events.waiting or lane.decisions.waiting or len(lane.epochs) > 1:
+            waiting = lane.events.waiting or lane.decisions.waiting
+            if lane.events.waiting >= MAX_EVENTS_PER_RECORD or len(lane.epochs) > 1 or (waiting and is_last_round):
                 continue
             if is_last_round:
                 break
+            if waiting:
+                self.note_dirty(partition)
             heartbeat = loop.call_at(clock.cut_at + HEARTBEAT_MS / 1000, clock.due.set)
             await clock.due.wait()
             heartbeat.cancel()
