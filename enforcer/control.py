@@ -218,7 +218,9 @@ class ControlPlane:
             async with asyncio.timeout(ACK_DEADLINE_S):
                 await reading
         except TimeoutError as error:
-            raise TransportError(f"the control topics could not be read within {ACK_DEADLINE_S:g} s") from error
+            raise TransportError(
+                f"the broker does not answer: the control topics could not be read within {ACK_DEADLINE_S:g} s"
+            ) from error
 
 
 def key_record(key: VirtualKey) -> tuple[Topic, str, bytes | None]:

@@ -91,6 +91,29 @@ class _Gauges(Collector):
         yield from families.values()
 
 
+class OncePerInterval(logging.Filter):
+    """Lets a line of a library through once an interval: while the broker is away, clients repeat themselves."""
+
+    INTERVAL_S = 30.0
+    KEPT = 500
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is to be written."""
+        if not record.name.startswith(NOISY):
+            return True
+        line = record.name, str(record.msg)
+        if record.created - self._last.get(line, 0.0) < self.INTERVAL_S:
+            return False
+        if len(self._last) >= self.KEPT:
+            self._last.clear()
+        self._last[line] = record.created
+        return True
+
+
 def configure_logging(level: str) -> None:
     """Log to standard error: for people on a terminal, else one JSON object a line."""
     shared: list[structlog.typing.Processor] = [
@@ -105,6 +128,8 @@ def configure_logging(level: str) -> None:
         else structlog.processors.JSONRenderer()
     )
     handler = logging.StreamHandler(sys.stderr)
+    if level != "debug":
+        handler.addFilter(OncePerInterval())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -84,7 +84,6 @@ class Watch:
                 await self.judge()
             except TransportError as error:
                 _log.warning("not written, will be judged again", error=str(error))
-                self._everything = True
                 await asyncio.sleep(RETRY_S)
                 continue
             await asyncio.sleep(EVERY_S)

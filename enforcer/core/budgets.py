@@ -37,7 +37,7 @@ class Budgets:
         nothing to a budget that is daily now.
         """
         budget = self.by_name.get(key.rule)
-        if budget is None or key.measure != Measure.COST or budget.period.value != key.window.period:
+        if budget is None or key.measure != Measure.COST:
             return None
         names = ("org", *(name for name in budget.per if name != "org"))
         if tuple(name for name, _ in key.scope) != names:

@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from deploy import topics
+from deploy.kafka import EmbeddedKafka
 from schemas.audit import AuditEntry, broken_link
 from schemas.codec import decode_json
 from schemas.connection import KafkaConnection
@@ -253,6 +256,29 @@ async def test_a_second_enforcer_takes_the_right_to_alert_from_the_first(
             await until(lambda: _seen(second, 110 * USD), "the second reads on")
     found = await values(connection, ALERTS)
     assert len({alert["id"] for alert in found}) == len(found) == 2
+
+
+@pytest.mark.slow
+async def test_a_broker_that_comes_back_finds_the_enforcer_at_work(tmp_path: Path) -> None:
+    """While the broker is away the API goes on answering from what it has; afterwards alerts and changes go on."""
+    async with EmbeddedKafka(tmp_path) as kafka:
+        connection = KafkaConnection(bootstrap=kafka.bootstrap, partitions=2)
+        await topics.create(connection)
+        async with running(connection) as enforcer:
+            await enforcer.apply()
+            async with fake_meter(connection) as meter:
+                await meter.publish("acme", [_team_row(60)])
+                await _alerts(connection, 1)
+            await kafka.stop()
+            assert await _seen(enforcer, 60 * USD)
+            await kafka.start()
+            async with fake_meter(connection) as meter:
+                meter.fence = 1_000
+                await meter.publish("acme", [_team_row(110)])
+                found = await _alerts(connection, 2)
+            assert [alert["data"]["threshold_percent"] for alert in found] == [50, 100]
+            await enforcer.create_key()
+            assert await enforcer.end(signal.SIGTERM) == 0
 
 
 async def test_wrong_settings_end_with_two_and_name_every_fault() -> None:

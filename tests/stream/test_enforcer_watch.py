@@ -79,7 +79,8 @@ async def test_a_commit_without_an_answer_is_not_repeated() -> None:
 async def test_an_alert_that_was_not_written_is_written_later() -> None:
     """A fault loses nothing, although the rows do not change again."""
     plant = await _plant()
-    plant.rows(row(60 * USD))
+    await plant.watch.judge()
+    plant.rows(row(60 * USD), full=False)
     plant.log.lose = 0
     with pytest.raises(TransportError):
         await plant.watch.judge()

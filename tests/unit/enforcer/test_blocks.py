@@ -67,3 +67,5 @@ def test_a_block_stays_while_the_rows_are_not_known() -> None:
     """At a start without a full snapshot, not knowing the spend is no reason to lift."""
     assert _judge(blocks=_blocked(), absent=Absent.UNKNOWN) == []
     assert _judge(blocks=_blocked(), absent=Absent.NONE) == [Transition(KEY, None)]
+    ended = _judge(blocks=_blocked(), absent=Absent.UNKNOWN, now_ms=MONTH.end * 1000)
+    assert ended == [Transition(KEY, None)], "time needs no rows"

@@ -46,6 +46,12 @@ def test_what_is_in_flight_crosses_nothing() -> None:
     assert crossings(spends(row(1, inflight=500 * USD)), (), 1, NOW_MS) == []
 
 
+def test_a_budget_of_nothing_alerts_with_its_first_spend() -> None:
+    """An amount of zero is used up from the start, but a row without spend is no news."""
+    assert crossings(spends(row(0), text=with_amount("0 USD")), (), 1, NOW_MS) == []
+    assert len(crossings(spends(row(1), text=with_amount("0 USD")), (), 1, NOW_MS)) == 3
+
+
 def test_an_alert_says_everything_exactly() -> None:
     """Budget, scope, threshold, amounts as text and integers, window and policy version."""
     alert = crossings(spends(row(50 * USD + 1)), (), 7, NOW_MS)[0]
