@@ -33,6 +33,8 @@ IDLE_S = 1.0
 """Windows end without a record: blocks are judged at least this often."""
 RETRY_S = 1.0
 ALERTS_PER_TRANSACTION = 200
+HOUSEKEEPING_MS = 10_000
+"""Every row is looked at for it."""
 
 _log = structlog.get_logger("enforcer.watch")
 
@@ -72,6 +74,7 @@ class Watch:
         self._woken = asyncio.Event()
         self._judged_version = -1
         self._everything = True
+        self._housekept_ms = 0
 
     def wake(self) -> None:
         """Say that rows or the policy have changed."""
@@ -97,7 +100,9 @@ class Watch:
     async def judge(self) -> None:
         """Judge what has changed since the last time, and write what follows."""
         now_ms = self._clock()
-        self._view.housekeep(now_ms // 1000)
+        if now_ms - self._housekept_ms >= HOUSEKEEPING_MS:
+            self._housekept_ms = now_ms
+            self._view.housekeep(now_ms // 1000)
         state = self._state
         if self._judged_version != state.version:
             self._judged_version, self._everything = state.version, True
