@@ -170,6 +170,7 @@ class Ingress:
                 "ack_age_ms": governance.sender.ack_age_ms,
             },
             "requests": {"in_flight": self.stats.in_flight, "bugs": self.stats.bugs},
+            "overshoot_bounds": governance.registry.may_miss(),
             "connections": {
                 "clients": self._server.connections,
                 "providers_open": pool.open_connections,

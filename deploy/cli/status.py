@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -19,6 +19,7 @@ from deploy.supervisor.record import version
 from schemas.connection import KafkaConnection
 from schemas.errors import TollwayError
 from schemas.money import format_usd
+from schemas.rows import parse_row_key, scope_text
 
 PROBE_TIMEOUT_S = 3.0
 
@@ -59,7 +60,10 @@ def gather(deployment: Deployment) -> dict[str, Any]:
         "propagation_ms": _part(control, "propagation_ms"),
         "lag": {"history": _part(stored, "lag")},
         "staleness": {role: _part(status, "partitions", "staleness") for role, status in replicas.items()},
-        "budgets": [{"rule": budget["budget"], **budget} for budget in _list(budgets, "budgets")],
+        "budgets": [
+            {"rule": budget["budget"], **budget, "overshoot_bound_nanos": overshoot_bound(budget, replicas.values())}
+            for budget in _list(budgets, "budgets")
+        ],
         "wal": {role: _part(status, "wal") for role, status in replicas.items()},
         "dead_letters": dead_letters,
         "enforcer": control,
@@ -67,6 +71,20 @@ def gather(deployment: Deployment) -> dict[str, Any]:
         "ingress": replicas,
         "published": published.numbers(),
     }
+
+
+def overshoot_bound(budget: Mapping[str, Any], replicas: Iterable[Any]) -> int | None:
+    """Return what all replicas' requests in flight may use beyond a budget; None if a replica did not say."""
+    total = 0
+    for replica in replicas:
+        misses = _part(replica, "overshoot_bounds")
+        if misses is None:
+            return None
+        for text, nanos in misses.items():
+            key = parse_row_key(text)
+            if (key.rule, scope_text(key.scope)) == (budget["budget"], budget["scope"]):
+                total += nanos if key.window.start == budget["window"]["start_s"] else 0
+    return total
 
 
 def _asker(problems: list[str]) -> Callable[[Api, str], Any]:
@@ -161,6 +179,7 @@ def _budgets(budgets: Sequence[Mapping[str, Any]]) -> str:
             budget["scope"],
             *(format_usd(budget[name]) for name in ("amount", "settled", "inflight", "remaining")),
             f"{budget['used_percent'] or 0}%",
+            "-" if budget["overshoot_bound_nanos"] is None else format_usd(budget["overshoot_bound_nanos"]),
             budget["window"]["end"],
             ", ".join(f"{percent}%" for percent in budget["thresholds_crossed_percent"]) or "-",
         )
@@ -168,7 +187,7 @@ def _budgets(budgets: Sequence[Mapping[str, Any]]) -> str:
     ]
     if not rows:
         return ""
-    columns = ("budget", "scope", "amount", "settled", "in flight", "remaining", "used", "until", "crossed")
+    columns = ("budget", "scope", "amount", "settled", "in flight", "remaining", "used", "bound", "until", "crossed")
     return f"{output.table(columns, rows)}\novershoot bound: {budgets[0]['overshoot_bound']}"
 
 

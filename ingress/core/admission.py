@@ -209,6 +209,10 @@ class Registry:
                 row.total, row.low = state.settled + state.inflight, state.low
         return row
 
+    def may_miss(self) -> dict[str, int]:
+        """Return what requests in flight here may use beyond their reservations, by row key; zeros are left out."""
+        return {row.key: row.may_miss for shard in self.shards for row in shard.rows.values() if row.may_miss}
+
     def sweep(self, now_ms: int) -> None:
         """Drop rows whose windows are long over and in which nothing is in flight."""
         minute = now_ms // 1000 // MINUTE_S

@@ -353,3 +353,12 @@ def test_a_part_that_comes_twice_counts_once() -> None:
     for _ in range(2):
         assert not registry.install(part, INSTANCE, EPOCH, START_MS).is_installed
     install(registry, snapshot_of(chunk=1, chunks=2))
+
+
+def test_what_requests_in_flight_may_miss_is_told_by_row() -> None:
+    """A reservation that is no maximum shows in every money and token row until it ends."""
+    registry = member_of(Registry(1))
+    hold = held(plan_of(resolver_of(registry=registry)).admit(START_MS, 10, 1_000, miss_tokens=5, miss_nanos=700))
+    assert set(registry.may_miss().values()) == {5, 700}
+    hold.settle(1, 12, 1_200)
+    assert registry.may_miss() == {}
