@@ -98,6 +98,7 @@ def test_a_killed_supervisor_leaves_nothing_in_the_way(new_stack: Callable[..., 
     assert stack.stop() == 0
 
 
+@pytest.mark.slow
 def test_usage_of_a_replica_that_is_not_started_again_is_not_lost(new_stack: Callable[..., Stack]) -> None:
     """After kill −9 of two replicas a start with one of them sends what the other had in its log."""
     stack = new_stack(ingress=2).up(policy())
