@@ -13,10 +13,10 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 def main() -> int:
     """Write the pages; with `--check` write nothing and return 1 if one differs from what is committed."""
     check = "--check" in sys.argv[1:]
-    stale = [name for name, text in pages().items() if not _same(DOCS / name, text)]
-    for name in stale:
+    stale = {name: text for name, text in pages().items() if not _same(DOCS / name, text)}
+    for name, text in stale.items():
         if not check:
-            (DOCS / name).write_text(pages()[name])
+            (DOCS / name).write_text(text)
         print(f"{'stale' if check else 'written'}: docs/{name}", file=sys.stderr)
     return 1 if check and stale else 0
 

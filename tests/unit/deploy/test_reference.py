@@ -17,11 +17,13 @@ from deploy.reference.topics import asyncapi
 from schemas.connection import KafkaConnection
 from schemas.topics import TOPICS
 
+PAGES = pages()
 
-@pytest.mark.parametrize("name", list(pages()))
+
+@pytest.mark.parametrize("name", list(PAGES))
 def test_a_committed_page_is_what_the_code_says(name: str) -> None:
     """`make docs` would change nothing."""
-    assert (DOCS / name).read_text() == pages()[name], f"docs/{name} is stale: run `make docs`"
+    assert (DOCS / name).read_text() == PAGES[name], f"docs/{name} is stale: run `make docs`"
 
 
 def test_asyncapi_names_every_topic_and_its_references_hold() -> None:
