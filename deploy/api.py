@@ -1,8 +1,14 @@
-"""The HTTP API of enforcer, history and ingress as the command line uses it. Adapts httpx; prints nothing."""
+"""The HTTP API of enforcer, history and ingress as the command line uses it. Adapts httpx; prints nothing.
+
+A process that was started a moment ago, or is being started again, is asked again for as long as the caller has
+patience. What may have been done already is never asked for twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 import httpx
@@ -11,10 +17,37 @@ from schemas.errors import ConfigError, TransportError
 
 TIMEOUT_S = 30.0
 BAD_INPUT = frozenset({400, 404, 409, 413, 422})
+POLL_S = 0.2
+CUT_OFF = (httpx.NetworkError, httpx.RemoteProtocolError)
+"""The process ended before it had answered; whether it did what it was asked for is not known."""
 
 
 class NotFound(ConfigError):
     """What was asked for does not exist."""
+
+
+def _nobody() -> bool:
+    return False
+
+
+def _silent(line: str) -> None:
+    del line
+
+
+@dataclass
+class Patience:
+    """How long a service that is starting is waited for; by default not at all.
+
+    Attributes:
+        left_s: the time that is left for it, over all calls of an `Api`.
+        is_supervised: whether somebody starts the service again if it has ended: one that cannot be connected to is
+            waited for only then.
+        say: told in one line that, for what and how long we wait.
+    """
+
+    left_s: float = 0.0
+    is_supervised: Callable[[], bool] = _nobody
+    say: Callable[[str], None] = _silent
 
 
 class Api:
@@ -24,10 +57,15 @@ class Api:
         name: what the service is called in errors.
         url: its base URL.
         token: the admin token, empty for a service that needs none.
+        timeout_s: how long one answer may take.
+        patience: how long to wait until the service can answer at all.
     """
 
-    def __init__(self, name: str, url: str, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, name: str, url: str, token: str = "", timeout_s: float = TIMEOUT_S, patience: Patience | None = None
+    ) -> None:
         self.name, self.url = name, url.rstrip("/")
+        self._patience = patience or Patience()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         # Loopback or the operator's own hosts: a proxy for the outside world has no business here.
         self._client = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False)
@@ -62,16 +100,41 @@ class Api:
             TransportError: the service cannot be reached, refuses the token, or fails.
         """
         given = {name: value for name, value in (query or {}).items() if value is not None}
+        said = False
+        while True:
+            found = self._ask(method, path, given, body)
+            lacks = lacks_of(found) if isinstance(found, httpx.Response) else self._comes_back(method, found)
+            if not lacks or self._patience.left_s <= 0:
+                return self._result(found)
+            if not said:
+                self._patience.say(f"waiting up to {self._patience.left_s:.0f} s for {self.name}: {lacks}")
+            said = True
+            began = time.monotonic()
+            time.sleep(POLL_S)
+            self._patience.left_s -= time.monotonic() - began
+
+    def _ask(
+        self, method: str, path: str, query: Mapping[str, str | int], body: Mapping[str, Any] | None
+    ) -> httpx.Response | httpx.HTTPError:
         try:
-            answer = self._client.request(method, path, params=given, json=body)
+            return self._client.request(method, path, params=query, json=body)
         except httpx.HTTPError as error:
-            what = str(error) or type(error).__name__
+            return error
+
+    def _comes_back(self, method: str, error: httpx.HTTPError) -> str:
+        """Return what is said of a service that ended and will be back, empty if it will not, or must not be asked."""
+        not_done = isinstance(error, httpx.ConnectError) or (method == "GET" and isinstance(error, CUT_OFF))
+        return "it is being started again" if not_done and self._patience.is_supervised() else ""
+
+    def _result(self, found: httpx.Response | httpx.HTTPError) -> Any:
+        if isinstance(found, httpx.HTTPError):
+            what = str(found) or type(found).__name__
             raise TransportError(
                 f"{self.name} at {self.url} does not answer ({what}); see whether it runs with: tollway status"
-            ) from error
-        if answer.is_success:
-            return answer.json() if answer.content else None
-        raise self._fault(answer)
+            ) from found
+        if found.is_success:
+            return found.json() if found.content else None
+        raise self._fault(found)
 
     def _fault(self, answer: httpx.Response) -> Exception:
         problems = problems_of(answer)
@@ -85,6 +148,19 @@ class Api:
         if answer.status_code in BAD_INPUT:
             return ConfigError(problems)
         return TransportError(f"{self.name} at {self.url} failed with {answer.status_code}: {'; '.join(problems)}")
+
+
+def lacks_of(answer: httpx.Response) -> str:
+    """Return what a service that is starting waits for; empty if this is another answer.
+
+    Such a service has done nothing with the request, and says so by `waiting` in its error.
+    """
+    if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+        return ""
+    try:
+        return ", ".join(map(str, answer.json()["error"].get("waiting", ())))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
 
 
 def problems_of(answer: httpx.Response) -> list[str]:

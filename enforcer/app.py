@@ -54,7 +54,8 @@ def _guard(app: FastAPI, services: Services, telemetry: Telemetry, token: str) -
             return JSONResponse(refusal.body(), 401, {"WWW-Authenticate": "Bearer"})
         lacks = services.waiting()
         if lacks and request.url.path != "/v1/status":
-            return _refuse(Refusal(503, f"not ready: {', '.join(lacks)}; try again in a moment"), {"Retry-After": "1"})
+            message = f"not ready: {', '.join(lacks)}; try again in a moment"
+            return _refuse(Refusal(503, message, waiting=lacks), {"Retry-After": "1"})
         return await call(request)
 
     @app.exception_handler(TransportError)

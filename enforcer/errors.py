@@ -15,6 +15,8 @@ class Refusal(msgspec.Struct, frozen=True):
     field: str = ""
     problems: list[Any] = []
     """Lines, or mappings with path, value and remedy."""
+    waiting: list[str] = []
+    """What this process waits for before it can do anything; it has done nothing with the request."""
 
     def body(self) -> dict[str, Any]:
         """Return the body of the answer."""
@@ -23,6 +25,8 @@ class Refusal(msgspec.Struct, frozen=True):
             error["field"] = self.field
         if self.problems:
             error["problems"] = self.problems
+        if self.waiting:
+            error["waiting"] = self.waiting
         return {"error": error}
 
 

@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 
 import click
 
-from deploy.api import Api
+from deploy.api import TIMEOUT_S, Api, Patience
 from deploy.supervisor.files import StateDir, default_state_dir
 from schemas.errors import ConfigError, TransportError
+
+WAIT_S = 30.0
+"""How long a command waits for a process that is starting or being started again."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,20 +32,26 @@ class Deployment:
     history_url: str
     token: str = field(repr=False)
 
-    def enforcer(self) -> Api:
-        """Return the admin API."""
-        return Api("enforcer", self.api_url, self.token)
+    def enforcer(self, timeout_s: float = TIMEOUT_S, wait_s: float = WAIT_S) -> Api:
+        """Return the admin API: an answer may take `timeout_s`, and until it can answer may take `wait_s`."""
+        return Api("enforcer", self.api_url, self.token, timeout_s, self._patience(wait_s))
 
-    def history(self, timeout_s: float = 120.0) -> Api:
-        """Return the history's API."""
+    def history(self, timeout_s: float = 120.0, wait_s: float = WAIT_S) -> Api:
+        """Return the history's API, as `enforcer` does."""
         if not self.history_url:
             raise ConfigError(["--history: missing; with --api, name the history's URL too (or TOLLWAY_HISTORY)"])
-        return Api("history", self.history_url, self.token, timeout_s)
+        return Api("history", self.history_url, self.token, timeout_s, self._patience(wait_s))
 
     def ingress(self) -> dict[str, Api]:
         """Return the status API of every ingress replica that this machine runs."""
         urls = self.run.get("urls", {})
         return {role: Api(role, url, timeout_s=5.0) for role, url in urls.items() if role.startswith("ingress-")}
+
+    def _patience(self, wait_s: float) -> Patience:
+        # What was named by address may be supervised by nobody: if it refuses connections, that is said at once.
+        return Patience(
+            wait_s, lambda: bool(self.run) and self.state.is_held(), lambda line: click.echo(line, err=True)
+        )
 
 
 def find(state: Path | None, api: str | None, history: str | None, token: str | None) -> Deployment:

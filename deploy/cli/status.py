@@ -22,6 +22,7 @@ from schemas.money import format_usd
 from schemas.rows import parse_row_key, scope_text
 
 PROBE_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 10.0
 
 
 @click.command(epilog=examples("tollway status", "tollway status --json | jq .pids"))
@@ -39,7 +40,8 @@ def command(deployment: Deployment, as_json: bool) -> None:
 def gather(deployment: Deployment) -> dict[str, Any]:
     """Return the status of a deployment; parts that do not answer are named in `problems`."""
     problems: list[str] = []
-    enforcer, history = deployment.enforcer(), deployment.history(timeout_s=10.0)
+    # What is not ready is what this command is asked for: nothing is waited for.
+    enforcer, history = deployment.enforcer(ANSWER_TIMEOUT_S, wait_s=0), deployment.history(ANSWER_TIMEOUT_S, wait_s=0)
     ask = _asker(problems)
     control = ask(enforcer, "/v1/status")
     stored = ask(history, "/v1/status")

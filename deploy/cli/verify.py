@@ -22,7 +22,9 @@ ROLLUPS = ("rollups", "actors")
 """Rollups by the hour, and by the day and actor."""
 POLL_S = 0.25
 STILL_S = 5.0
-"""Ledgers that differ and have not moved for this long, with nothing on the way, are different."""
+"""Ledgers that differ and have not moved for this long, with nothing on the way and all at work, are different."""
+SILENT_MS = 2_000
+"""A meter at work publishes to every partition several times a second."""
 COLUMNS = ("key", "events", "requests", "input", "output", "cost", "unpriced", "agree")
 
 
@@ -35,6 +37,8 @@ class Reading:
     """Events that replicas have in their logs and the broker has not; None where no replica can be asked."""
     down: tuple[str, ...] = ()
     """Replicas that do not answer, and may have more in their logs."""
+    away: str = ""
+    """Who does not fold or store at the moment, in words: what differs may be about to agree."""
 
     @property
     def on_the_way(self) -> str:
@@ -68,13 +72,14 @@ def command(deployment: Deployment, timeout: float, as_json: bool) -> int:
     difference if they do not agree.
     """
     began = time.monotonic()
-    with deployment.enforcer() as enforcer, deployment.history() as history:
+    with deployment.enforcer(wait_s=timeout) as enforcer, deployment.history(wait_s=timeout) as history:
         replicas = deployment.ingress()
 
         def read() -> Reading:
             pending, down = _pending(replicas)
+            away = away_of(enforcer.get("/v1/status"), history.get("/v1/status"))
             meter, stored = enforcer.get("/v1/ledger"), history.get("/v1/ledger")
-            return reading(meter, stored, pending, down, datetime.now(UTC).date())
+            return reading(meter, stored, pending, down, datetime.now(UTC).date(), away)
 
         found, quiet = settle(read, began + timeout, time.monotonic, time.sleep, _Teller().say)
     waited_s = round(time.monotonic() - began, 2)
@@ -82,7 +87,9 @@ def command(deployment: Deployment, timeout: float, as_json: bool) -> int:
     return 0 if found.agrees else 1
 
 
-def reading(meter: Any, history: Any, pending: int | None, down: tuple[str, ...], today: date) -> Reading:
+def reading(
+    meter: Any, history: Any, pending: int | None, down: tuple[str, ...], today: date, away: str = ""
+) -> Reading:
     """Return the comparison of the answers of both `/v1/ledger`."""
     rows = meter["rows"]
     compared = compare(
@@ -92,7 +99,14 @@ def reading(meter: Any, history: Any, pending: int | None, down: tuple[str, ...]
         rollups={name: add_up(history[name], "totals") for name in ROLLUPS},
         today=today,
     )
-    return Reading(tuple(compared), pending, down)
+    return Reading(tuple(compared), pending, down, away)
+
+
+def away_of(enforcer: Any, history: Any) -> str:
+    """Return who is not at work by the answers of both `/v1/status`, in words; empty if all are."""
+    if any(shard["staleness_ms"] is None or shard["staleness_ms"] > SILENT_MS for shard in enforcer["partitions"]):
+        return "the meter publishes nothing"
+    return f"the history waits for {history['waiting'][0]}" if history["waiting"] else ""
 
 
 def settle(
@@ -111,7 +125,7 @@ def settle(
         now = clock()
         if found != last:
             still_since = now
-        elif found.agrees or (not found.on_the_way and now - still_since >= STILL_S):
+        elif found.agrees or (not (found.on_the_way or found.away) and now - still_since >= STILL_S):
             return found, True
         if now >= deadline:
             return found, False
@@ -124,6 +138,8 @@ def settle(
 def _why(found: Reading) -> str:
     if found.on_the_way:
         return f"waiting: {found.on_the_way}"
+    if found.away:
+        return f"waiting: {found.away}"
     return f"waiting: {next(item.first_difference() for item in found.comparisons if not item.agrees)}"
 
 

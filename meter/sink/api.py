@@ -54,7 +54,10 @@ class History(Protocol):
 class Refused(Exception):
     """An answer other than the one that was asked for."""
 
-    def __init__(self, status: int, message: str, field: str = "", problems: list[str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, field: str = "", problems: list[str] | None = None,
+        waiting: list[str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(message)
         self.status = status
         error: dict[str, Any] = {"message": message}
@@ -62,6 +65,8 @@ class Refused(Exception):
             error["field"] = field
         if problems:
             error["problems"] = problems
+        if waiting:  # nothing was done with the request
+            error["waiting"] = waiting
         self.body = {"error": error}
 
 
@@ -136,7 +141,8 @@ def _guard(token: SecretStr) -> Callable[[Request], None]:
 def _open(history: History) -> Callable[[], None]:
     def check() -> None:
         if not history.is_open():
-            raise Refused(503, f"the history is starting; it waits for {', '.join(history.waiting())}")
+            lacks = history.waiting() or ["the store"]  # it may have opened since
+            raise Refused(503, f"the history is starting; it waits for {', '.join(lacks)}", waiting=lacks)
 
     return check
 

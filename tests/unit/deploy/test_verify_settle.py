@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from deploy.cli.compare import FIELDS
-from deploy.cli.verify import STILL_S, Reading, as_object, as_text, reading, settle
+from deploy.cli.verify import SILENT_MS, STILL_S, Reading, as_object, as_text, away_of, reading, settle
 
 KEY = "org=acme/day=2026-11-21"
 
@@ -32,11 +32,11 @@ def accounts(events: int) -> list[dict[str, Any]]:
     return [{"key": KEY, "totals": {**dict.fromkeys(FIELDS, 0), "events": events, "cost_nanos": 1_500_000_000}}]
 
 
-def at(meter: int, stored: int, pending: int = 0, down: tuple[str, ...] = ()) -> Reading:
+def at(meter: int, stored: int, pending: int = 0, down: tuple[str, ...] = (), away: str = "") -> Reading:
     """Return a reading in which the meter and ClickHouse have so many events."""
     rows = [{**account, "told": None} for account in accounts(meter)]
     history = {"events": accounts(stored), "rollups": accounts(stored), "actors": accounts(stored)}
-    return reading({"rows": rows}, history, pending, down, date(2026, 11, 21))
+    return reading({"rows": rows}, history, pending, down, date(2026, 11, 21), away)
 
 
 def settled(readings: list[Reading], timeout_s: float = 60) -> tuple[Reading, bool, float, list[str]]:
@@ -81,6 +81,32 @@ def test_a_replica_that_is_down_may_have_more() -> None:
     assert took_s >= 20
     assert said[0] == "waiting: ingress-1 does not answer"
     assert "NOT AT REST: ingress-1 does not answer" in as_text(found, quiet)
+
+
+def test_a_difference_is_none_while_somebody_is_away() -> None:
+    """With the meter being started again, ledgers that stand still may yet agree; equal ones agree without it."""
+    away = at(2, 3, away="the meter publishes nothing")
+    found, quiet, took_s, said = settled([*[away] * 100, at(3, 3)])
+    assert (found.agrees, quiet) == (True, True)
+    assert took_s > 2 * STILL_S
+    assert set(said) == {"waiting: the meter publishes nothing"}
+    found, quiet, took_s, _ = settled([away], timeout_s=20)
+    assert (found.agrees, quiet) == (False, False)
+    assert took_s >= 20
+    assert settled([at(3, 3, away="the meter publishes nothing")])[:2] == (
+        at(3, 3, away="the meter publishes nothing"), True,
+    )  # fmt: skip
+
+
+def test_who_is_away_is_told_by_status() -> None:
+    """A partition without a recent snapshot names the meter, a history that waits itself."""
+    fresh, stale, unknown = ({"staleness_ms": age} for age in (SILENT_MS, SILENT_MS + 1, None))
+    stored = {"waiting": list[str]()}
+    assert away_of({"partitions": [fresh, fresh]}, stored) == ""
+    assert away_of({"partitions": [fresh, stale]}, stored) == "the meter publishes nothing"
+    assert away_of({"partitions": [unknown]}, stored) == "the meter publishes nothing"
+    waits = {"waiting": ["partitions of the log"]}
+    assert away_of({"partitions": [fresh]}, waits) == "the history waits for partitions of the log"
 
 
 def test_traffic_that_never_ends_is_said_at_the_timeout() -> None:
