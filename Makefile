@@ -94,8 +94,8 @@ test: install ## Run the tests that finish within minutes (real Kafka, real Clic
 	@TOLLWAY_REQUIRE_REAL=$(if $(T),0,1) $(PYTEST) -m "not slow and not bench" $(T)
 
 .PHONY: test-all
-test-all: install ## Run all tests, the long ones too
-	@TOLLWAY_REQUIRE_REAL=$(if $(T),0,1) $(PYTEST) -m "not bench" $(T)
+test-all: install ## Run all tests: first what `make test` runs, in the same way, then the long ones
+	@$(if $(T),$(PYTEST) -m "not bench" $(T),$(MAKE) test && $(MAKE) test-slow)
 
 .PHONY: test-slow
 test-slow: install ## Run the long tests alone
