@@ -115,7 +115,9 @@ GOLDENS: dict[str, Golden] = {
                 id=ID, request_id=OTHER_ID, decided_ms=NOW_MS, instance="ingress-1", action="refuse", reason="budget",
                 attribution=ATTRIBUTION, rule="team-month", measure="cost", scope="org=acme,team=search",
                 row=MONTH_ROW, limit=100, used=99, asked=2, room=1, weight=Weight(1, 2, 1), fence=4_096,
-                staleness_ms=13, resets_at_s=1_796_083_200, retry_after_s=60, overshoot_bound=3,
+                staleness_ms=13, resets_at_s=1_796_083_200, retry_after_s=60, overshoot_bound=3, partition=2, epoch=3,
+                tier=2, mode="soft", rung="queue", right=50, pending=49, want=5, seen_limit=90, waited_ms=250,
+                downgraded_to="gpt-4o-mini", cost_avoided_nanos=2**53 + 1,
             )
         ],
         topics.DECISIONS, encode_decisions, decode_decisions,

@@ -1,7 +1,8 @@
 """The wire is frozen: known values have exactly the committed bytes, and the committed bytes decode to them.
 
 A change of these bytes breaks every reader and every log that exists. It needs a new version in `schemas.codec`, new
-golden files beside the old ones, and an ADR. `python -m tests.contract.test_goldens` writes files that are missing and
+golden files beside the old ones, and an ADR; only fields with a default may come at the end, and what was written
+before them stays readable (`earlier`). `python -m tests.contract.test_goldens` writes files that are missing and
 never touches one that is there.
 """
 
@@ -19,6 +20,8 @@ from schemas.usage import Batch
 from tests.contract.golden_values import GOLDENS, Golden
 
 FILES = Path(__file__).parent / "goldens"
+EARLIER = Path(__file__).parent / "earlier"
+"""What earlier versions wrote, and still lies on topics."""
 HEADERS = {"usage.b": codec.USAGE_HEADER, "usage.evict": codec.USAGE_HEADER, "quota": codec.SNAPSHOT_HEADER,
            "decisions": codec.DECISIONS_HEADER}  # fmt: skip
 
@@ -54,6 +57,13 @@ def test_the_events_of_a_batch_are_the_events_that_were_put_in() -> None:
     assert [codec.decode_event(event) for event in batch.events] == [
         GOLDENS["usage.event.bin"].value, GOLDENS["usage.event-unknown.bin"].value,
     ]  # fmt: skip
+
+
+def test_a_decision_of_an_earlier_version_is_read_with_defaults() -> None:
+    """Fields came at the end: bytes that end early are what they were, and say nothing of what is new."""
+    (decision,) = codec.decode_decisions((EARLIER / "decisions-1.bin").read_bytes())
+    assert (decision.reason, decision.fence, decision.overshoot_bound) == ("budget", 4_096, 3)
+    assert (decision.partition, decision.right, decision.cost_avoided_nanos) == (-1, 0, 0)
 
 
 def test_every_topic_that_others_read_is_frozen() -> None:
