@@ -12,6 +12,10 @@ TICK_MS = 20
 """Usage is cut into records this long after the first event."""
 PUBLISH_MS = 12
 """Changed rows are published this often."""
+WAIT_MS = 250
+"""A request that finds room everywhere but here waits this long for it, then it is refused."""
+WAITING_PER_ROW = 256
+"""More requests do not wait in one row."""
 PROPAGATION_P99_MS = 150
 """Usage on one replica changes the room on every other within this time, 99 times of 100."""
 REVOCATION_MS = 1_000
