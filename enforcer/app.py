@@ -183,6 +183,19 @@ def _readings(app: FastAPI, services: Services) -> None:
         """Return the sums that no rule has a part in."""
         return _json({"rows": reports.ledger(views.quota)})
 
+    @app.get("/v1/decisions")
+    async def listed(
+        org: str = "", team: str = "", rule: str = "", action: str = "", reason: str = "", since_ms: str = "0",
+        limit: str = "100",
+    ) -> Response:  # fmt: skip
+        """Return decisions that are held, the newest first."""
+        number = {name: int(text) for name, text in (("since_ms", since_ms), ("limit", limit)) if text.isdecimal()}
+        if len(number) < 2:
+            return _refuse(Refusal(422, "since_ms and limit are numbers that are not below 0", "since_ms"))
+        most = min(number["limit"], MAX_LISTED)
+        wanted = decisions.Wanted(org, team, rule, action, reason, number["since_ms"], most)
+        return _json({"decisions": services.decisions(wanted), "complete": services.decisions_complete})
+
     @app.get("/v1/decisions/{decision_id}")
     async def decision(decision_id: str) -> Response:
         """Return why a request was refused."""

@@ -12,12 +12,14 @@ import structlog
 from enforcer.adapters.tail import Tail
 from enforcer.core import reports
 from enforcer.core.control import ControlState
-from enforcer.core.decisions import DecisionTail
+from enforcer.core.decisions import DecisionTail, Wanted, describe
 from enforcer.core.keys import works
+from enforcer.core.metering import Metering
 from enforcer.core.quota import QuotaView
-from enforcer.telemetry import Sample
+from enforcer.core.reports import Sample
 from schemas import published
 from schemas.codec import decode_decisions, decode_snapshot
+from schemas.decisions import Decision
 from schemas.errors import DecodeError, InvalidEvent
 from schemas.topics import DECISIONS, QUOTA_UPDATES, Topic
 
@@ -29,8 +31,9 @@ _log = structlog.get_logger("enforcer")
 class Views:
     """The folds of the topics that the enforcer reads, fed by its tails."""
 
-    def __init__(self, partitions: int, clock: Callable[[], int]) -> None:
+    def __init__(self, partitions: int, clock: Callable[[], int], metering: Metering) -> None:
         self.control = ControlState()
+        self.metering = metering
         self.quota = QuotaView(partitions)
         self.decisions = DecisionTail()
         self.propagation_ms: deque[int] = deque(maxlen=PROPAGATION_SAMPLES)
@@ -38,6 +41,8 @@ class Views:
         """Called when rows or the policy have changed."""
         self.undecodable: Callable[[str], None] = lambda topic: None
         """Called with the topic of a record that was skipped."""
+        self.decided: Callable[[Decision], None] = lambda decision: None
+        """Called with each decision that is made from now on."""
         self._clock = clock
 
     def on_control(self, topics: dict[str, Topic]) -> Callable[[Any, bool], None]:
@@ -61,6 +66,8 @@ class Views:
         except (DecodeError, InvalidEvent) as error:
             self._skip(QUOTA_UPDATES, record, error)
             return
+        if live:
+            self.metering.heard(snapshot.partition, snapshot.fence, now_ms)
         if changed and live:
             if not snapshot.full and snapshot.rows:
                 self.propagation_ms.append(max(0, now_ms - snapshot.log_ms))
@@ -70,7 +77,8 @@ class Views:
         """Take in a record of `decisions`."""
         try:
             for decision in decode_decisions(record.value or b""):
-                self.decisions.add(decision)
+                if self.decisions.add(decision) and live:
+                    self.decided(decision)
         except DecodeError as error:
             self._skip(DECISIONS, record, error)
 
@@ -109,6 +117,10 @@ class Services:
         propagation = reports.quantile(self.views.propagation_ms, 99)
         return reports.budgets(self.views.quota, self.views.control.policy, self.clock() // 1000, propagation)
 
+    def decisions(self, wanted: Wanted) -> list[dict[str, Any]]:
+        """Return decisions, the newest first."""
+        return [describe(decision) for decision in self.views.decisions.search(wanted)]
+
     def status(self) -> dict[str, Any]:
         """Return versions, counts, staleness and lag."""
         control, now_ms = self.views.control, self.clock()
@@ -127,6 +139,7 @@ class Services:
                 "p99": reports.quantile(self.views.propagation_ms, 99),
                 "samples": len(self.views.propagation_ms),
             },
+            "metering": reports.metering(self.views.metering, control.metering, now_ms),
             "alerts": {"sent": len(control.sent)},
             "blocks": len(control.blocks),
             "audit": {
@@ -148,10 +161,8 @@ class Services:
         yield "audit_entries", (), control.audit.number
         yield "audit_broken", (), int(control.audit.broken_at is not None)
         yield "decisions_held", (), len(self.views.decisions)
-        for budget in self.budgets():
-            labels = (budget["budget"], budget["scope"])
-            for name in ("amount", "settled", "inflight"):
-                yield f"budget_{name}_usd", labels, budget[name] / 1e9
+        yield from reports.budget_samples(self.budgets())
+        yield from reports.metering_samples(self.views.metering, control.metering, now_ms)
         for shard in self._partitions(now_ms):
             yield from _shard_samples(shard)
         for percent in (50, 99):

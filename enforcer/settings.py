@@ -25,6 +25,10 @@ class EnforcerSettings(BaseSettings):
     """Port of the API."""
     admin_token: SecretStr = Field(min_length=16)
     """Bearer token of every path under `/v1`; at least 16 characters."""
+    metering_silent_ms: int = Field(default=5_000, ge=500)
+    """An alert says that metering is silent when the meter has published nothing for this long."""
+    metering_behind_ms: int = Field(default=5_000, ge=500)
+    """An alert says that metering is behind when what it publishes has not reached what was on the log so long ago."""
     state_dir: Path = Path("state")
     """Kept for uniformity: the enforcer's state is in Kafka."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

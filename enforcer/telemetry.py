@@ -12,6 +12,9 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from enforcer.core.reports import Sample
+from schemas.decisions import AVOIDING, Decision
+
 NOISY = ("aiokafka", "kafka", "uvicorn", "asyncio")
 PREFIX = "tollway_enforcer_"
 
@@ -27,6 +30,9 @@ class Entry(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
+BUDGET = ("budget", "org", "project", "team")
+"""Scopes of users, keys, tags and models are added up: a metric has no label with as many values as there are users."""
+
 CATALOGUE: tuple[Entry, ...] = (
     Entry("policy_version", "gauge", "Version of the policy in force; 0 without one."),
     Entry("unpriced_models", "gauge", "Models of the policy in force that have no price."),
@@ -35,16 +41,37 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("alerts_sent", "gauge", "Alerts sent since the deployment began, as the markers tell."),
     Entry("audit_entries", "gauge", "Entries of the audit chain."),
     Entry("audit_broken", "gauge", "1 if a hash or link of the audit chain does not hold."),
-    Entry("budget_amount_usd", "gauge", "Amount of a budget in the window that holds now.", ("budget", "scope")),
-    Entry("budget_settled_usd", "gauge", "Settled spend of a budget's scope in that window.", ("budget", "scope")),
-    Entry("budget_inflight_usd", "gauge", "Spend reserved by requests in flight.", ("budget", "scope")),
+    Entry("budget_amount_usd", "gauge", "Amounts of a budget's scopes in use, in the windows that hold now.", BUDGET),
+    Entry("budget_settled_usd", "gauge", "Their settled spend.", BUDGET),
+    Entry("budget_inflight_usd", "gauge", "What requests in flight have reserved of them.", BUDGET),
+    Entry(
+        "budget_overshoot_usd", "gauge", "What is used beyond them; 0 unless requests cost more than reserved.", BUDGET
+    ),
+    Entry("budget_used_ratio", "gauge", "Use of the scope that is nearest to its amount, or furthest beyond.", BUDGET),
+    Entry("budget_scopes", "gauge", "Scopes of a budget that are in use.", BUDGET),
     Entry("snapshot_fence", "gauge", "Offset of `usage` below which everything is in the view.", ("partition",)),
     Entry("snapshot_staleness_seconds", "gauge", "Age of the newest snapshot read.", ("partition",)),
     Entry("snapshot_lag_records", "gauge", "Snapshots published and not read yet.", ("partition",)),
     Entry("rows", "gauge", "Rows in the view.", ("partition",)),
     Entry("members", "gauge", "Live ingress replicas.", ("partition",)),
     Entry("propagation_seconds", "gauge", "Broker time of a usage record to its rows read here.", ("quantile",)),
+    Entry("metering_silence_seconds", "gauge", "Since a snapshot of a partition came in.", ("partition",)),
+    Entry(
+        "metering_behind_seconds",
+        "gauge",
+        "Since an end of `usage` was seen that is not published yet.",
+        ("partition",),
+    ),
+    Entry("metering_behind_records", "gauge", "Records on `usage` that are not in what was published.", ("partition",)),
+    Entry("metering_incident", "gauge", "1 while an incident is open.", ("kind",)),
     Entry("decisions_held", "gauge", "Decisions that can be looked up by id."),
+    Entry("decisions", "counter", "Decisions read since this run was ready.", ("action", "rule", "org", "team")),
+    Entry(
+        "cost_avoided_usd",
+        "counter",
+        "What requests that were refused, downgraded or ended would have cost, by their estimates.",
+        ("action", "rule", "org", "team"),
+    ),
     Entry("evaluations", "counter", "Times that thresholds and blocks were judged."),
     Entry("alerts_written", "counter", "Alerts written by this run.", ("type",)),
     Entry("block_changes", "counter", "Changes written to `blocks` by this run.", ("change",)),
@@ -53,8 +80,6 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("transport_faults", "counter", "Writes that the broker did not acknowledge.", ("what",)),
     Entry("undecodable", "counter", "Records that could not be read, and were skipped.", ("topic",)),
 )
-Sample = tuple[str, tuple[str, ...], float]
-"""(name, label values, value)"""
 
 
 class Telemetry:
@@ -69,10 +94,17 @@ class Telemetry:
             if entry.kind == "counter"
         }
 
-    def count(self, name: str, *labels: str, by: int = 1) -> None:
+    def count(self, name: str, *labels: str, by: float = 1) -> None:
         """Add to a counter of the catalogue; KeyError if it has none of this name."""
         counter = self._counters[name]
         (counter.labels(*labels) if labels else counter).inc(by)
+
+    def decided(self, decision: Decision) -> None:
+        """Count a decision, and the cost that it avoided."""
+        labels = decision.action, decision.rule, decision.attribution.org, decision.attribution.team
+        self.count("decisions", *labels)
+        if decision.action in AVOIDING and decision.cost_avoided_nanos > 0:
+            self.count("cost_avoided_usd", *labels, by=decision.cost_avoided_nanos / 1e9)
 
 
 class _Gauges(Collector):

@@ -17,6 +17,7 @@ from enforcer.adapters.log import Goals
 from enforcer.core.blocks import Absent, Transition, transitions
 from enforcer.core.budgets import Spend
 from enforcer.core.control import ControlState
+from enforcer.core.metering import Metering
 from enforcer.core.quota import QuotaView
 from enforcer.core.thresholds import crossings, unpriced
 from enforcer.telemetry import Telemetry
@@ -66,10 +67,11 @@ class Watch:
     """The judge."""
 
     def __init__(
-        self, state: ControlState, view: QuotaView, writer: Writer, reader: Reader, telemetry: Telemetry,
-        clock: Callable[[], int],
+        self, state: ControlState, view: QuotaView, metering: Metering, writer: Writer, reader: Reader,
+        telemetry: Telemetry, clock: Callable[[], int],
     ) -> None:  # fmt: skip
-        self._state, self._view, self._writer, self._reader = state, view, writer, reader
+        self._state, self._view, self._metering = state, view, metering
+        self._writer, self._reader = writer, reader
         self._telemetry, self._clock = telemetry, clock
         self._woken = asyncio.Event()
         self._judged_version = -1
@@ -113,6 +115,8 @@ class Watch:
         spends = [spend for held in rows if (spend := budgets.spend(held.key, held.state)) is not None]
         alerts = crossings(spends, state.sent, state.version, now_ms)
         alerts += unpriced(entries, state.sent, state.unpriced, state.version, now_ms)
+        metering = self._metering.judge(state.metering, state.sent, now_ms)
+        alerts += [] if metering is None else [metering]
         changes = transitions(spends, state.blocks, self._look, state.version, now_ms)
         try:
             await self._block(changes)

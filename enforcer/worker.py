@@ -20,12 +20,14 @@ from enforcer.app import build
 from enforcer.control import ControlPlane
 from enforcer.core import control as control_core
 from enforcer.core.decisions import KEPT_DECISIONS
+from enforcer.core.metering import Metering
+from enforcer.heartbeat import Heartbeat
 from enforcer.services import Services, Views
 from enforcer.settings import EnforcerSettings
 from enforcer.telemetry import Telemetry
 from enforcer.watch import Watch
 from schemas.errors import TransportError
-from schemas.topics import DECISIONS, QUOTA_UPDATES, topic_name
+from schemas.topics import DECISIONS, QUOTA_UPDATES, USAGE, topic_name
 
 START_ATTEMPTS = 8
 FIRST_BACKOFF_S = 0.25
@@ -56,7 +58,8 @@ class Worker:
     def __init__(self, settings: EnforcerSettings) -> None:
         connection, prefix = settings.kafka, settings.kafka.topic_prefix
         self._settings = settings
-        self.views = views = Views(connection.partitions, clock)
+        metering = Metering(connection.partitions, clock(), settings.metering_silent_ms, settings.metering_behind_ms)
+        self.views = views = Views(connection.partitions, clock, metering)
         topics = {topic_name(topic, prefix): topic for topic in control_core.TOPICS}
         shards = range(connection.partitions)
         self._offsets = offsets = Offsets(connection)
@@ -80,9 +83,15 @@ class Worker:
         self._log = Log(connection)
         self.services = services = Services(views, self._control, self._quota, self._decisions, clock)
         self.telemetry = telemetry = Telemetry(services.samples)
+        views.decided = telemetry.decided
         views.undecodable = lambda topic: telemetry.count("undecodable", topic)
         self.plane = ControlPlane(views.control, self._log, self._control, PriceList(), clock, os.urandom)
-        self._watch = Watch(views.control, views.quota, self._log, self._control, telemetry, clock)
+        self._watch = Watch(views.control, views.quota, metering, self._log, self._control, telemetry, clock)
+        # Its own connection: an answer that does not come must not keep others from theirs.
+        self._ends = Offsets(connection)
+        self._heartbeat = Heartbeat(
+            metering, views.control, self._ends, topic_name(USAGE, prefix), self._watch.wake, clock
+        )
         views.changed = self._watch.wake
         app = build(services, self.plane, telemetry, settings.admin_token.get_secret_value())
         self._server = QuietServer(
@@ -130,6 +139,7 @@ class Worker:
             self.services.recovered = True
             _log.info("ready", policy_version=self.views.control.version, keys=len(self.views.control.keys))
             tasks.create_task(self._watch.run(), name="watch")
+            tasks.create_task(self._heartbeat.run(), name="heartbeat")
 
     async def _connect(self) -> None:
         """Connect to the broker, several times if need be; an open transaction of an earlier run ends here."""
@@ -137,6 +147,7 @@ class Worker:
         for attempt in range(1, START_ATTEMPTS + 1):
             try:
                 await self._offsets.start()
+                await self._ends.start()
                 await self._log.start()
                 for tail in (self._control, self._quota, self._decisions):
                     await tail.start()
@@ -167,7 +178,7 @@ class Worker:
 
     async def _disconnect(self) -> None:
         await self._log.stop()
-        for reader in (self._control, self._quota, self._decisions, self._offsets):
+        for reader in (self._control, self._quota, self._decisions, self._offsets, self._ends):
             await reader.stop()
 
     async def _stop(self) -> None:

@@ -9,6 +9,11 @@ import msgspec
 
 THRESHOLD_CROSSED = "dev.tollway.budget.threshold.crossed.v1"
 UNPRICED_MODEL = "dev.tollway.usage.unpriced.v1"
+METERING_SILENT = "dev.tollway.metering.silent.v1"
+METERING_BEHIND = "dev.tollway.metering.behind.v1"
+METERING_OK = "dev.tollway.metering.ok.v1"
+"""An incident of one of the two is over."""
+METERING = frozenset({METERING_SILENT, METERING_BEHIND, METERING_OK})
 
 
 class Alert(msgspec.Struct, frozen=True, omit_defaults=False):
@@ -19,7 +24,7 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=False):
     """`/tollway/enforcer`"""
     type: str
     subject: str
-    """The budget's scope: `org=acme,team=search`."""
+    """The budget's scope (`org=acme,team=search`), or `metering`."""
     time: str
     """RFC 3339, UTC."""
     data: dict[str, Any]

@@ -12,7 +12,7 @@ from enforcer.core.audit import Chain
 from enforcer.core.budgets import Budgets
 from enforcer.core.diff import Document
 from enforcer.core.policy import read
-from schemas.alerts import Alert
+from schemas.alerts import METERING, Alert
 from schemas.audit import AuditEntry
 from schemas.blocks import BlockEntry
 from schemas.codec import decode_json
@@ -37,6 +37,8 @@ class ControlState:
         self.sent: dict[str, int] = {}
         """Alert id → when it was sent, unix ms."""
         self.alerts: deque[Alert] = deque(maxlen=KEPT_ALERTS)
+        self.metering: Alert | None = None
+        """The newest alert that says how metering does."""
         self.audit = Chain()
         self._documents: dict[int, Document] = {}
         self._budgets: tuple[int, Budgets] = (0, Budgets(None))
@@ -56,7 +58,10 @@ class ControlState:
             virtual_key = decode_json(VirtualKey, value)
             self.keys[virtual_key.id] = virtual_key
         elif topic is ALERTS:
-            self.alerts.append(decode_json(Alert, value))
+            alert = decode_json(Alert, value)
+            self.alerts.append(alert)
+            if alert.type in METERING:
+                self.metering = alert
         else:
             self.audit.append(decode_json(AuditEntry, value))
 

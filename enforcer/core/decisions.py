@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from schemas.decisions import Decision
 from schemas.ids import format_id
@@ -25,16 +26,44 @@ class DecisionTail:
         """Return how many decisions are held."""
         return len(self._by_id)
 
-    def add(self, decision: Decision) -> None:
-        """Take in a decision; one that is there already stays one."""
+    def add(self, decision: Decision) -> bool:
+        """Take in a decision; one that is there already stays one. Tell whether it is new."""
+        is_new = decision.id not in self._by_id
         self._by_id[decision.id] = decision
         self._by_id.move_to_end(decision.id)
         while len(self._by_id) > self._limit:
             self._by_id.popitem(last=False)
+        return is_new
 
     def find(self, decision_id: bytes) -> Decision | None:
         """Return a decision that is held."""
         return self._by_id.get(decision_id)
+
+    def search(self, wanted: Wanted) -> list[Decision]:
+        """Return the decisions that are wanted, the newest first."""
+        found = (decision for decision in reversed(self._by_id.values()) if wanted.includes(decision))
+        return list(itertools.islice(found, wanted.limit))
+
+
+class Wanted(NamedTuple):
+    """Which decisions are looked for; an empty text and 0 do not ask."""
+
+    org: str = ""
+    team: str = ""
+    rule: str = ""
+    action: str = ""
+    reason: str = ""
+    since_ms: int = 0
+    limit: int = 100
+
+    def includes(self, decision: Decision) -> bool:
+        """Tell whether a decision is looked for."""
+        told = decision.attribution
+        pairs = (
+            (self.org, told.org), (self.team, told.team), (self.rule, decision.rule), (self.action, decision.action),
+            (self.reason, decision.reason),
+        )  # fmt: skip
+        return decision.decided_ms >= self.since_ms and all(not asked or asked == found for asked, found in pairs)
 
 
 def describe(decision: Decision) -> dict[str, Any]:
@@ -47,11 +76,12 @@ def describe(decision: Decision) -> dict[str, Any]:
         "attribution": _fields(decision.attribution),
         "weight": _fields(decision.weight),
         "unit": unit_of(decision.measure),
+        "cost_avoided_usd": usd_text(decision.cost_avoided_nanos),
     }  # fmt: skip
     if decision.resets_at_s:
         shown["resets_at"] = time_text(decision.resets_at_s * 1000)
     if decision.measure == Measure.COST:
-        amounts = ("limit", "used", "asked", "room", "overshoot_bound")
+        amounts = ("limit", "used", "asked", "room", "right", "pending", "want", "overshoot_bound")
         shown |= {f"{name}_usd": usd_text(getattr(decision, name)) for name in amounts}
     return shown
 

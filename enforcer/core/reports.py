@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from enforcer.core.blocks import exhausted
 from enforcer.core.budgets import Budgets, Spend
 from enforcer.core.decisions import time_text, unit_of, usd_text
+from enforcer.core.metering import Metering
 from enforcer.core.quota import Held, QuotaView, Shard
 from enforcer.core.thresholds import crossed
+from schemas.alerts import METERING_BEHIND, METERING_SILENT, Alert
 from schemas.policy import Budget, Policy
 from schemas.published import OVERSHOOT_BOUND
 from schemas.rows import Measure, scope_text
+
+Sample = tuple[str, tuple[str, ...], float]
+"""Name of a gauge, label values, value."""
+_BUDGET_SUMS = ("amount", "settled", "inflight", "overshoot")
 
 
 def usage(
@@ -93,6 +99,51 @@ def shard_status(shard: Shard, lag: int | None, now_ms: int) -> dict[str, Any]:
 def staleness_ms(shard: Shard, now_ms: int) -> int | None:
     """Return how long ago the newest snapshot was published; None before the first."""
     return max(0, now_ms - shard.published_ms) if shard.received_ms else None
+
+
+def metering(metering: Metering, last: Alert | None, now_ms: int) -> dict[str, Any]:
+    """Return whether metering is at work, and how every partition does."""
+    return {
+        "state": incident(last) or "ok",
+        "since": None if last is None else last.time,
+        "alert": None if last is None else last.id,
+        "partitions": [vital._asdict() for vital in metering.vitals(now_ms)],
+    }
+
+
+def incident(last: Alert | None) -> str:
+    """Return the open incident of metering: `silent` or `behind`; empty if there is none."""
+    return "" if last is None else {METERING_SILENT: "silent", METERING_BEHIND: "behind"}.get(last.type, "")
+
+
+def metering_samples(metering: Metering, last: Alert | None, now_ms: int) -> Iterator[Sample]:
+    """Yield the gauges of metering."""
+    for vital in metering.vitals(now_ms):
+        labels = (str(vital.partition),)
+        yield "metering_silence_seconds", labels, vital.silent_ms / 1000
+        yield "metering_behind_seconds", labels, vital.behind_ms / 1000
+        yield "metering_behind_records", labels, vital.records
+    for kind in ("silent", "behind"):
+        yield "metering_incident", (kind,), int(incident(last) == kind)
+
+
+def budget_samples(budgets: Iterable[dict[str, Any]]) -> Iterator[Sample]:
+    """Yield the gauges of budgets, by budget, organisation, project and team; other scopes are added up."""
+    sums: dict[tuple[str, ...], dict[str, float]] = {}
+    for budget in budgets:
+        scope = budget["attributes"]
+        labels = (budget["budget"], *(scope.get(name, "") for name in ("org", "project", "team")))
+        group = sums.setdefault(labels, dict.fromkeys((*_BUDGET_SUMS, "ratio", "scopes"), 0))
+        for name in _BUDGET_SUMS:
+            group[name] += budget[name]
+        used = budget["settled"] + budget["inflight"]
+        group["ratio"] = max(group["ratio"], used / budget["amount"] if budget["amount"] else 0.0)
+        group["scopes"] += 1
+    for labels, group in sums.items():
+        for name in _BUDGET_SUMS:
+            yield f"budget_{name}_usd", labels, group[name] / 1e9
+        yield "budget_used_ratio", labels, group["ratio"]
+        yield "budget_scopes", labels, group["scopes"]
 
 
 def quantile(samples: Iterable[int], percent: int) -> int | None:

@@ -6,11 +6,13 @@ import pytest
 
 from enforcer.adapters.log import Fenced
 from enforcer.core.control import ControlState
+from enforcer.core.metering import Metering
 from enforcer.core.policy import candidate, record
 from enforcer.core.quota import QuotaView
 from enforcer.telemetry import Telemetry
 from enforcer.watch import Watch
-from schemas.codec import encode_json
+from schemas.alerts import METERING_OK, METERING_SILENT, Alert
+from schemas.codec import decode_json, encode_json
 from schemas.errors import TransportError
 from schemas.quota import RowState, Snapshot
 from schemas.topics import ALERTS, ALERTS_SENT, BLOCKS, POLICY
@@ -26,8 +28,9 @@ class Plant:
         self.log = FakeLog(self.state)
         if log is not None:
             self.log.records = log.records
+        self.metering = Metering(1, NOW_MS, 5_000, 5_000)
         self.watch = Watch(
-            self.state, self.view, self.log, self.log, Telemetry(lambda: []), lambda: self.now_ms
+            self.state, self.view, self.metering, self.log, self.log, Telemetry(lambda: []), lambda: self.now_ms
         )  # fmt: skip
         self._fence = 0
 
@@ -147,3 +150,27 @@ async def test_a_fenced_enforcer_ends() -> None:
     plant.log.fenced = True
     with pytest.raises(Fenced):
         await plant.watch.run()
+
+
+async def test_an_incident_of_metering_is_told_once_and_its_end_once() -> None:
+    """Judged every second through a silence of half a minute, with a fault and a restart: one alert, one all-clear."""
+    plant = await _plant()
+    plant.metering.seen({0: 7}, NOW_MS)
+    plant.metering.heard(0, 7, NOW_MS)
+    for second in range(1, 30):
+        plant.now_ms = NOW_MS + second * 1_000
+        plant.log.unsure = second == 5
+        try:
+            await plant.watch.judge()
+        except TransportError:
+            await plant.watch.judge()
+    again = Plant(plant.log)
+    await again.log.until_end()
+    again.now_ms = plant.now_ms
+    again.metering.seen({0: 7}, again.now_ms)
+    for _ in range(4):
+        again.now_ms += 1_000
+        again.metering.heard(0, 7, again.now_ms)
+        await again.watch.judge()
+    kinds = [decode_json(Alert, value or b"").type for value in again.log.of(ALERTS)]
+    assert kinds == [METERING_SILENT, METERING_OK]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enforcer.core.decisions import DecisionTail, describe
+from enforcer.core.decisions import DecisionTail, Wanted, describe
 from schemas.decisions import Decision
 from schemas.usage import Attribution
 
@@ -39,3 +39,20 @@ def test_money_is_shown_exactly() -> None:
     """Amounts of a budget come as nano-USD and as exact text."""
     shown = describe(_decision(1, measure="cost", limit=1_500_000_001))
     assert (shown["unit"], shown["limit"], shown["limit_usd"]) == ("nano_usd", 1_500_000_001, "1.500000001")
+    assert shown["cost_avoided_usd"] == "0.000000000"
+
+
+def test_decisions_are_found_by_what_they_say_the_newest_first() -> None:
+    """Every part of a question narrows the answer; the limit cuts off the oldest."""
+    tail = DecisionTail()
+    for number in range(1, 7):
+        team = "search" if number % 2 else "ml"
+        tail.add(
+            _decision(number, attribution=Attribution(org="acme", team=team), rule=f"r{number % 3}", decided_ms=number)
+        )
+    assert [decision.decided_ms for decision in tail.search(Wanted(org="acme"))] == [6, 5, 4, 3, 2, 1]
+    assert [decision.decided_ms for decision in tail.search(Wanted(team="search", limit=2))] == [5, 3]
+    assert [decision.decided_ms for decision in tail.search(Wanted(rule="r1", since_ms=2))] == [4]
+    assert tail.search(Wanted(org="other")) == []
+    assert tail.search(Wanted(action="queue")) == []
+    assert not tail.add(_decision(6)), "known already"

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from enforcer.adapters.tail import Offsets, Tail
+from enforcer.core.metering import Metering
 from enforcer.services import Services, Views
 from enforcer.telemetry import CATALOGUE, PREFIX, OncePerInterval, Telemetry
 from schemas.connection import KafkaConnection
@@ -15,7 +16,7 @@ from schemas.connection import KafkaConnection
 
 def _services() -> Services:
     connection = KafkaConnection()
-    views = Views(1, lambda: 0)
+    views = Views(1, lambda: 0, Metering(1, 0, 1_000, 1_000))
     tails = [Tail(connection, Offsets(connection), name, [], lambda record, live: None) for name in ("a", "b", "c")]
     return Services(views, tails[0], tails[1], tails[2], lambda: 0)
 
