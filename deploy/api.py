@@ -88,6 +88,10 @@ class Api:
         """Return the JSON of a POST of `body`. Raises as `call` does."""
         return self.call("POST", path, body=body)
 
+    def lines(self, path: str, **query: str | int | None) -> bytes:
+        """Return the body of a GET whose answer is a JSON value a line. Raises as `call` does."""
+        return self._answer("GET", path, query).content
+
     def call(
         self, method: str, path: str, query: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
@@ -99,6 +103,14 @@ class Api:
             ConfigError: the service refuses the input; one problem each.
             TransportError: the service cannot be reached, refuses the token, or fails.
         """
+        found = self._answer(method, path, query, body)
+        return found.json() if found.content else None
+
+    def _answer(
+        self, method: str, path: str, query: Mapping[str, str | int | None] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> httpx.Response:  # fmt: skip
+        """Send a request, again while the service is coming back, and return its answer. Raises as `call` does."""
         given = {name: value for name, value in (query or {}).items() if value is not None}
         said = False
         while True:
@@ -126,14 +138,14 @@ class Api:
         not_done = isinstance(error, httpx.ConnectError) or (method == "GET" and isinstance(error, CUT_OFF))
         return "it is being started again" if not_done and self._patience.is_supervised() else ""
 
-    def _result(self, found: httpx.Response | httpx.HTTPError) -> Any:
+    def _result(self, found: httpx.Response | httpx.HTTPError) -> httpx.Response:
         if isinstance(found, httpx.HTTPError):
             what = str(found) or type(found).__name__
             raise TransportError(
                 f"{self.name} at {self.url} does not answer ({what}); see whether it runs with: tollway status"
             ) from found
         if found.is_success:
-            return found.json() if found.content else None
+            return found
         raise self._fault(found)
 
     def _fault(self, answer: httpx.Response) -> Exception:

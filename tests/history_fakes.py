@@ -74,6 +74,10 @@ class FakeStore:
         """Answer nothing: it knows no SQL."""
         raise NotImplementedError
 
+    def lines(self, sql: str, parameters: Mapping[str, Any]) -> bytes:
+        """Answer nothing: it knows no SQL."""
+        raise NotImplementedError
+
     def ask(self, sql: str, format_: str) -> bytes:
         """Answer nothing: it knows no SQL."""
         raise NotImplementedError

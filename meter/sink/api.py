@@ -1,4 +1,4 @@
-"""The history's HTTP side: SQL, spend reports, ledgers, decisions, status, health, metrics.
+"""The history's HTTP side: SQL, spend reports, pages of usage, ledgers, decisions, status, health, metrics.
 
 Adapts FastAPI. Blocking work runs in the framework's threads (plain `def` routes); the sink's loop goes on meanwhile.
 Every `/v1` path wants the admin token. Errors are `{"error": {"message", "field"?, "problems"?}}`.
@@ -24,7 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, SecretStr
 from starlette.exceptions import HTTPException
 
-from meter.sink.core import ledger, report
+from meter.sink.core import avoided, ledger, report, usage_pages
 from meter.sink.core.errors import BadQuery, StoreUnavailable
 from meter.sink.store import Store
 from meter.sink.telemetry import Metrics
@@ -86,6 +86,7 @@ def application(history: History, token: SecretStr) -> FastAPI:
     _health(app, history)
     guarded = APIRouter(prefix="/v1", dependencies=[Depends(_guard(token)), Depends(_open(history))])
     _queries(guarded, history)
+    _reports(guarded, history)
     _accounts(guarded, history)
     app.include_router(guarded)
     return app
@@ -186,8 +187,7 @@ def _queries(app: APIRouter, history: History) -> None:
         """Sum up what was spent in [since, until)."""
         query = report.parse(by, since, until)
         if isinstance(query, list):
-            raise Refused(422, "; ".join(f"{fault.field}: {fault.message}" for fault in query), query[0].field,
-                          [f"{fault.field}: {fault.message}" for fault in query])  # fmt: skip
+            raise _faulty(query)
         with _asking(history, "report"):
             rows = history.store.rows(query.sql(), query.parameters())
             if len(rows) > report.MAX_ROWS:
@@ -195,6 +195,41 @@ def _queries(app: APIRouter, history: History) -> None:
                               "since and until", "by")  # fmt: skip
             found = report.answer(query, rows)
         return {**asdict(found), "since": _iso(query.since), "until": _iso(query.until)}
+
+    @app.get("/usage")
+    def usage(
+        since: str | None = None, until: str | None = None, after: str | None = None, limit: int = 50_000
+    ) -> Response:
+        """Return events of [since, until) in the order of admission: a JSON list a line, and how to go on."""
+        page = usage_pages.parse(since, until, after, limit)
+        if isinstance(page, list):
+            raise _faulty(page)
+        with _asking(history, "usage"):
+            hours = history.store.rows(usage_pages.HOURS, {"since": page.begin.ms, "until": page.until_ms})
+            end_ms = page.end_ms(hours)
+            lines = history.store.lines(page.sql(), page.parameters(end_ms))
+        return Response(page.closed(lines, end_ms), media_type="application/x-ndjson")
+
+
+def _reports(app: APIRouter, history: History) -> None:
+    @app.get("/report/avoided")
+    def avoided_cost(by: str = "rule", since: str | None = None, until: str | None = None) -> dict[str, Any]:
+        """Sum up what decisions of [since, until) did and saved."""
+        query = avoided.parse(by, since, until)
+        if isinstance(query, list):
+            raise _faulty(query)
+        with _asking(history, "avoided"):
+            rows = history.store.rows(query.sql(), query.parameters())
+            if len(rows) > report.MAX_ROWS:
+                raise Refused(422, f"by: {by!r} gives more than {report.MAX_ROWS} rows; group by less, or narrow "
+                              "since and until", "by")  # fmt: skip
+            found = avoided.answer(query, rows)
+        return {**asdict(found), "since": _iso(query.since), "until": _iso(query.until)}
+
+
+def _faulty(faults: list[report.Fault]) -> Refused:
+    problems = [f"{fault.field}: {fault.message}" for fault in faults]
+    return Refused(422, "; ".join(problems), faults[0].field, problems)
 
 
 def _accounts(app: APIRouter, history: History) -> None:

@@ -73,6 +73,9 @@ class Store(Protocol):
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """Return the result of one of our own queries, read only."""
 
+    def lines(self, sql: str, parameters: Mapping[str, Any]) -> bytes:
+        """Return the result of one of our own queries as a JSON list a line, read only."""
+
     def ask(self, sql: str, format_: str) -> bytes:
         """Return the result of somebody's query in a ClickHouse format. Raises BadQuery or StoreUnavailable."""
 
@@ -150,6 +153,11 @@ class ClickHouse:
         """See `Store`."""
         with unavailable("query"), self._readers.use() as client:
             return [tuple(row) for row in client.query(sql, parameters=dict(parameters or {})).result_rows]
+
+    def lines(self, sql: str, parameters: Mapping[str, Any]) -> bytes:
+        """See `Store`."""
+        with unavailable("query"), self._readers.use() as client:
+            return bytes(client.raw_query(sql, parameters=dict(parameters), fmt="JSONCompactEachRow"))
 
     def ask(self, sql: str, format_: str) -> bytes:
         """See `Store`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from decimal import Decimal
 from pathlib import Path
@@ -166,6 +167,12 @@ async def _check_reports(sink: SinkProcess) -> None:
     assert await sink.sql("SELECT model, sum(cost_usd) FROM spend_daily GROUP BY model ORDER BY model") == [
         [ACME.model, "5.00000001"], ["new", None],
     ]  # fmt: skip
+    pages = [(await sink.http.get("/v1/usage", params={"limit": 4})).text.splitlines()]
+    pages.append(
+        (await sink.http.get("/v1/usage", params={"after": json.loads(pages[0][-1])["next"]})).text.splitlines()
+    )
+    assert [len(lines) - 1 for lines in pages] == [4, 2]
+    assert json.loads(pages[1][-1])["next"] is None
     csv = await sink.http.post("/v1/sql", json={"query": "SELECT 1 AS a, 'b,c' AS d", "format": "csv"})
     assert csv.text == '"a","d"\n1,"b,c"\n'
 
@@ -177,6 +184,7 @@ async def _check_refusals(sink: SinkProcess) -> None:
         ("/v1/report/spend?by=colour", "by", "use some of org"),
         ("/v1/report/spend?by=org&since=yesterday", "since", "write 2026-11-01"),
         ("/v1/report/spend?by=org&since=2026-12-01&until=2026-11-01", "until", "not after"),
+        ("/v1/usage?after=x", "after", "leave it out"),
         ("/v1/decisions/x", "decision_id", "use that of the refusal"),
     ):
         answer = await sink.http.get(path)
