@@ -104,15 +104,17 @@ class DecisionRows:
             "decided_at": pa.array([decision.decided_ms for decision in found], MOMENT),
             "resets_at": pa.array([_unix32(decision.resets_at_s) for decision in found], pa.timestamp("s", "UTC")),
         }
-        for name in ("instance", "action", "reason", "rule", "measure", "scope"):
+        for name in ("instance", "action", "reason", "rule", "measure", "scope", "mode", "rung", "downgraded_to"):
             columns[name] = pa.array([getattr(decision, name) for decision in found], pa.string())
         columns["row_key"] = pa.array([decision.row for decision in found], pa.string())
-        for name in ("limit", "used", "asked", "room"):
+        for name in ("limit", "used", "asked", "room", "right", "pending", "want", "seen_limit"):
             columns[f"{name}_value"] = pa.array([getattr(decision, name) for decision in found], pa.int64())
-        for name in ("overshoot_bound", "fence", "staleness_ms", "retry_after_s"):
+        for name in ("overshoot_bound", "fence", "staleness_ms", "retry_after_s", "epoch", "tier", "waited_ms"):
             columns[name] = pa.array([getattr(decision, name) for decision in found], pa.int64())
         for name in ("num", "den", "off"):
             columns[f"weight_{name}"] = pa.array([getattr(decision.weight, name) for decision in found], pa.int64())
+        columns["log_partition"] = pa.array([decision.partition for decision in found], pa.int32())
+        columns["cost_avoided_usd"] = money([decision.cost_avoided_nanos for decision in found])
         columns |= _attribution_columns([decision.attribution for decision in found], range(len(found)))
         return pa.table(columns | _place_columns(self._source, placed))
 

@@ -16,7 +16,9 @@ def test_migrations_are_numbered_without_gaps() -> None:
     assert [migration.number for migration in found] == list(range(1, len(found) + 1))
     for migration in found:
         assert migration.statements
-        assert all("IF NOT EXISTS" in statement for statement in migration.statements), migration.name
+        assert all("IF NOT EXISTS" in statement or "IF EXISTS" in statement for statement in migration.statements), (
+            migration.name
+        )
 
 
 def test_released_migrations_are_as_they_were() -> None:
