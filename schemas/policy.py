@@ -1,106 +1,52 @@
 """The policy document: organisations, keys, providers, models, limits and budgets, validated as a whole.
 
 A document is refused with every problem at once, each with its path, its value and a remedy (`schemas.policy_file`).
-Rules apply within one organisation: the scope of every rule begins with `org`.
+Rules are in `schemas.rules`, schedules in `schemas.schedules`, behaviour on failures in `schemas.failure`.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import ZoneInfo
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from schemas.money import Price, parse_rate, parse_usd
-from schemas.rows import Measure
-from schemas.windows import Period
+from schemas.failure import Failure, TierFailure
+from schemas.fields import (
+    ATTRIBUTES,
+    DocumentPart,
+    Globs,
+    Milliseconds,
+    ModelName,
+    Name,
+    PolicyProblems,
+    Rate,
+    Tier,
+    Usd,
+    glob_match,
+    matching,
+)
+from schemas.money import Price
+from schemas.rules import Budget, Counted, Limit, Queue, Rule
+from schemas.schedules import Schedule
+
+__all__ = [
+    "ATTRIBUTES", "Budget", "Counted", "Failure", "KeyEntry", "Limit", "Model", "Organisation", "Policy",
+    "PolicyProblems", "PolicyRecord", "PriceOverride", "Protocol", "Provider", "Queue", "Rule", "Schedule",
+    "TierFailure", "TierName", "Timeouts", "attributes_of", "tier_of", "unknown_principals",
+]  # fmt: skip
 
 Protocol = Literal["openai", "anthropic"]
-ATTRIBUTES = ("org", "project", "team", "user", "key", "model", "provider", "route", "env")
-"""What rules match on and count per, beside `tags.<name>`. `env` is short for `tags.env`."""
+DEFAULT_TIER = 1
 
-_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
-_MODEL = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")
-_DURATION = re.compile(r"^(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h)$")
 _HASH = re.compile(r"^sha256:[0-9a-f]{64}$")
 _CREDENTIAL = re.compile(r"^(?:env:[A-Za-z_][A-Za-z0-9_]*|file:.+|none)$")
 
 
-def _matching(pattern: re.Pattern[str], remedy: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not pattern.match(value):
-            raise ValueError(remedy)
-        return value
-
-    return AfterValidator(check)
-
-
-def _duration_ms(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.match(value)
-    if match is None:
-        raise ValueError("write a duration such as 500ms, 30s, 5m or 1h")
-    return int(Decimal(match["number"]) * {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}[match["unit"]])
-
-
-def _percent(value: Any) -> Any:
-    if isinstance(value, str) and value.endswith("%"):
-        value = value[:-1]
-    if isinstance(value, bool):
-        raise ValueError("write thresholds such as 50% or 90%")
-    try:
-        return int(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError("write thresholds as whole percents, such as 50% or 90%") from error
-
-
-def _zone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except Exception as error:
-        raise ValueError("name an IANA time zone such as UTC or Europe/Berlin") from error
-    return value
-
-
-def _attribute(value: str) -> str:
-    if value in ATTRIBUTES or (value.startswith("tags.") and len(value) > 5):
-        return value
-    raise ValueError(f"use one of {', '.join(ATTRIBUTES)} or tags.<name>")
-
-
-def _globs(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("write a number")
-    return value
-
-
-Name = Annotated[str, _matching(_NAME, "use lower-case letters, digits, dot, dash and underscore, 63 at most")]
-ModelName = Annotated[str, _matching(_MODEL, "use letters, digits and . _ : / @ -, 128 at most")]
-Milliseconds = Annotated[int, BeforeValidator(_duration_ms), Field(gt=0)]
-Percent = Annotated[int, BeforeValidator(_percent), Field(gt=0, le=1000)]
-Usd = Annotated[int, BeforeValidator(lambda value: parse_usd(_no_bool(value))), Field(ge=0)]
-Rate = Annotated[int, BeforeValidator(lambda value: parse_rate(_no_bool(value)))]
-Globs = Annotated[tuple[str, ...], BeforeValidator(_globs), Field(min_length=1)]
-Attribute = Annotated[str, AfterValidator(_attribute)]
-Zone = Annotated[str, AfterValidator(_zone)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Organisation(_Part):
+class Organisation(DocumentPart):
     """An organisation and the names that keys of it may carry."""
 
     projects: tuple[Name, ...] = ()
@@ -109,16 +55,18 @@ class Organisation(_Part):
     """Names that a key may carry as its team."""
     users: tuple[str, ...] = ()
     """Names that a key may carry as its user, such as e-mail addresses."""
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field(default={})
     """Tags of every key of the organisation; a key's own tags win."""
+    tier: Tier = DEFAULT_TIER
+    """Of its keys that have none of their own: 0 is the most important, 2 the least."""
 
 
-class KeyEntry(_Part):
+class KeyEntry(DocumentPart):
     """A virtual key that the document lists by its hash. `tollway keys create` needs no entry here."""
 
     id: Name
     """Unique; what reports and revocation name the key by."""
-    hash: Annotated[str, _matching(_HASH, "write sha256: and the 64 hex digits of the secret's SHA-256")]
+    hash: Annotated[str, matching(_HASH, "write sha256: and the 64 hex digits of the secret's SHA-256")]
     """`sha256:` and the hex digits of the secret's SHA-256."""
     org: Name
     """An organisation of this document."""
@@ -132,13 +80,15 @@ class KeyEntry(_Part):
     """For people."""
     models: Globs = ("*",)
     """Globs of the models that the key may use."""
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field(default={})
     """Free attributes; rules match `tags.NAME`."""
+    tier: Tier | None = None
+    """How important its requests are: 0 the most, 2 the least. Left out: that of the organisation."""
     expires: datetime | None = None
     """From this moment on the key is refused; with a UTC offset."""
 
 
-class Timeouts(_Part):
+class Timeouts(DocumentPart):
     """How long a provider may take, in milliseconds; written as 5s or 1m."""
 
     connect: Milliseconds = 5_000
@@ -151,14 +101,14 @@ class Timeouts(_Part):
     """From the request to the last byte of the answer."""
 
 
-class Provider(_Part):
+class Provider(DocumentPart):
     """Where requests go, and by which credential: a reference, never a value."""
 
     protocol: Protocol
     """The API that the provider speaks."""
     base_url: str = Field(pattern=r"^(simulated|https?://[^\s]+)$")
     """An URL up to and with the version path (`https://api.openai.com/v1`), or `simulated` for the built-in one."""
-    credential: Annotated[str, _matching(_CREDENTIAL, "write env:NAME, file:PATH or none")] = "none"
+    credential: Annotated[str, matching(_CREDENTIAL, "write env:NAME, file:PATH or none")] = "none"
     """`env:NAME` or `file:PATH`, read by each ingress where it runs; `none` sends no credential."""
     timeouts: Timeouts = Timeouts()
     """How long the provider may take."""
@@ -166,7 +116,7 @@ class Provider(_Part):
     """Of each ingress replica to this provider."""
 
 
-class PriceOverride(_Part):
+class PriceOverride(DocumentPart):
     """USD per million tokens, before any price list. What is left out costs what its plainer class costs."""
 
     input: Rate
@@ -189,7 +139,7 @@ class PriceOverride(_Part):
     """USD a request, beside the tokens."""
 
 
-class Model(_Part):
+class Model(DocumentPart):
     """A model that keys may be allowed to use, by the name that clients send."""
 
     provider: Name
@@ -203,63 +153,18 @@ class Model(_Part):
     """What a reservation assumes if the request does not say."""
     operations: tuple[Literal["chat.completions", "embeddings", "messages"], ...] | None = None
     """Left out: all that the provider's protocol has."""
+    downgrade: ModelName | None = None
+    """A model of this document, of the same protocol, that requests go on with where a rule says `downgrade`."""
 
 
-class _Rule(_Part):
+class TierName(DocumentPart):
+    """What a tier is called; its number decides."""
+
     name: Name
-    """Unique among limits and budgets; it is part of row keys, so renaming starts a new count."""
-    match: dict[Attribute, Globs] = {}
-    """Attribute → glob or list of globs; the rule applies where all attributes match. Empty: everywhere."""
-    per: tuple[Attribute, ...] = ()
-    """Attributes that each get a counter of their own; always within one organisation."""
-
-    def matches(self, attributes: Mapping[str, str]) -> bool:
-        """Tell whether the rule applies to a request with `attributes` (see `attributes_of`)."""
-        return all(
-            any(fnmatch.fnmatchcase(attributes.get(name, ""), glob) for glob in globs)
-            for name, globs in self.match.items()
-        )
-
-    def scope(self, attributes: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-        """Return the scope that a request with `attributes` counts in, `org` first."""
-        names = [name for name in self.per if name != "org"]
-        return (("org", attributes.get("org", "")), *((name, attributes.get(name, "")) for name in names))
+    """For people, such as `critical`."""
 
 
-class Limit(_Rule):
-    """Requests and tokens a sliding minute."""
-
-    rpm: int | None = Field(default=None, ge=0)
-    """Requests a sliding minute."""
-    tpm: int | None = Field(default=None, ge=0)
-    """Tokens a sliding minute, input and output of every class."""
-
-    @model_validator(mode="after")
-    def _limits_something(self) -> Self:
-        if self.rpm is None and self.tpm is None:
-            raise ValueError("set rpm or tpm, or remove the limit")
-        return self
-
-    def ceilings(self) -> tuple[tuple[Measure, int], ...]:
-        """Return (measure, ceiling a minute) of what is limited."""
-        pairs = ((Measure.REQUESTS, self.rpm), (Measure.TOKENS, self.tpm))
-        return tuple((measure, ceiling) for measure, ceiling in pairs if ceiling is not None)
-
-
-class Budget(_Rule):
-    """Money a calendar period."""
-
-    amount: Usd
-    """nano-USD; written as `2_000 USD`."""
-    period: Period
-    """Calendar period, in the time zone."""
-    timezone: Zone = "UTC"
-    """IANA name; windows begin at its local midnight."""
-    thresholds: tuple[Percent, ...] = (50, 80, 100)
-    """Percents of the amount that raise an alert, once a window each."""
-
-
-class Policy(_Part):
+class Policy(DocumentPart):
     """The whole document. `tollway policy check FILE` reports every problem of one."""
 
     version: Literal[1] = 1
@@ -272,10 +177,16 @@ class Policy(_Part):
     """Providers by name."""
     models: dict[ModelName, Model]
     """Models by the name that clients send."""
+    tiers: dict[Tier, TierName] = Field(default={})
+    """Names of the tiers 0, 1 and 2."""
     limits: tuple[Limit, ...] = ()
-    """Requests and tokens a minute."""
+    """Requests and tokens, requests at once, caps on single requests."""
     budgets: tuple[Budget, ...] = ()
     """Money a period."""
+    schedules: tuple[Schedule, ...] = ()
+    """When limits and budgets are larger or smaller."""
+    failure: Failure = Failure()
+    """What replicas do while Kafka or the meter is gone."""
     max_body_bytes: int = Field(default=10 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     """Larger request bodies are refused with 413."""
     unpriced_reserve: PriceOverride = PriceOverride(input=15_000_000_000, output=75_000_000_000)
@@ -283,7 +194,9 @@ class Policy(_Part):
 
     @model_validator(mode="after")
     def _references_hold(self) -> Self:
-        problems = [*_rule_problems(self), *_model_problems(self), *_key_problems(self)]
+        problems = [
+            *_rule_problems(self), *_schedule_problems(self), *_model_problems(self), *_key_problems(self)
+        ]  # fmt: skip
         if problems:
             raise PolicyProblems(problems)
         return self
@@ -291,14 +204,6 @@ class Policy(_Part):
     def rules(self) -> tuple[Limit | Budget, ...]:
         """Return limits and budgets in the document's order."""
         return (*self.limits, *self.budgets)
-
-
-class PolicyProblems(ValueError):
-    """Problems between parts of a document; each is (path, value, remedy)."""
-
-    def __init__(self, problems: list[tuple[str, Any, str]]) -> None:
-        self.problems = problems
-        super().__init__("; ".join(f"{path}: {value!r}: {remedy}" for path, value, remedy in problems))
 
 
 def _rule_problems(policy: Policy) -> list[tuple[str, Any, str]]:
@@ -313,13 +218,66 @@ def _rule_problems(policy: Policy) -> list[tuple[str, Any, str]]:
     return problems
 
 
+def _schedule_problems(policy: Policy) -> list[tuple[str, Any, str]]:
+    names = [rule.name for rule in policy.rules()]
+    problems: list[tuple[str, Any, str]] = []
+    seen: set[str] = set()
+    for index, schedule in enumerate(policy.schedules):
+        if schedule.name in seen:
+            problems.append((f"schedules.{index}.name", schedule.name, "used twice; names are unique"))
+        seen.add(schedule.name)
+        problems += [
+            (
+                f"schedules.{index}.rules",
+                glob,
+                f"no limit or budget has this name; there are {', '.join(names) or 'none'}",
+            )
+            for glob in schedule.rules
+            if not any(glob_match((glob.removeprefix("!"),), name) for name in names)
+        ]
+        if not any(schedule.applies_to(name) for name in names):
+            problems.append(
+                (f"schedules.{index}.rules", list(schedule.rules), "name a limit or budget that it is about")
+            )
+    return problems
+
+
 def _model_problems(policy: Policy) -> list[tuple[str, Any, str]]:
     known = ", ".join(policy.providers) or "none is defined"
-    return [
+    problems: list[tuple[str, Any, str]] = [
         (f"models.{name}.provider", model.provider, f"name a provider of this document ({known})")
         for name, model in policy.models.items()
         if model.provider not in policy.providers
     ]
+    for name, model in policy.models.items():
+        remedy = None if model.downgrade is None else _downgrade_remedy(policy, name, model)
+        if remedy is not None:
+            problems.append((f"models.{name}.downgrade", model.downgrade, remedy))
+    return problems
+
+
+def _downgrade_remedy(policy: Policy, name: str, model: Model) -> str | None:
+    """Return what to do about a downgrade that leads nowhere or round in a circle; None if it is good."""
+    seen, at = [name], model
+    while at.downgrade is not None:
+        if at.downgrade in seen:
+            way = " → ".join([*seen, at.downgrade])
+            return f"goes round in a circle ({way}); end at a model without one"
+        following = policy.models.get(at.downgrade)
+        if following is None:
+            return None if at is not model else f"name a model of this document ({', '.join(policy.models)})"
+        if at is model and _protocol(policy, following) != _protocol(policy, model):
+            return (
+                f"it speaks {_protocol(policy, following)}, not {_protocol(policy, model)}; name one of that protocol"
+            )
+        seen.append(at.downgrade)
+        at = following
+    return None
+
+
+def _protocol(policy: Policy, model: Model) -> str | None:
+    provider = policy.providers.get(model.provider)
+    return None if provider is None else provider.protocol
 
 
 def _key_problems(policy: Policy) -> list[tuple[str, Any, str]]:
@@ -346,15 +304,23 @@ def unknown_principals(policy: Policy, key: Any) -> list[tuple[str, str, str]]:
     ]
 
 
+def tier_of(policy: Policy, org: str, own: int | None) -> int:
+    """Return the tier of a key of `org` with tier `own`; None for one that has none of its own."""
+    if own is not None:
+        return own
+    found = policy.orgs.get(org)
+    return DEFAULT_TIER if found is None else found.tier
+
+
 def attributes_of(
     *, org: str, project: str, team: str, user: str, key: str, model: str, provider: str, route: str,
-    tags: Mapping[str, str],
+    tags: Mapping[str, str], tier: int = DEFAULT_TIER,
 ) -> dict[str, str]:  # fmt: skip
     """Return the attributes that rules match and count by. `model` is the served model."""
     attributes = {f"tags.{name}": value for name, value in tags.items()}
     attributes.update(
         org=org, project=project, team=team, user=user, key=key, model=model, provider=provider, route=route,
-        env=tags.get("env", ""),
+        env=tags.get("env", ""), tier=str(tier),
     )  # fmt: skip
     return attributes
 

@@ -8,7 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 from schemas.errors import ConfigError
-from schemas.policy import Policy, PolicyProblems
+from schemas.fields import PolicyProblems
+from schemas.policy import Policy
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -50,12 +51,18 @@ def problem_lines(error: ValidationError) -> list[str]:
     lines: list[str] = []
     for problem in error.errors():
         cause = problem.get("ctx", {}).get("error")
+        place = [str(part) for part in problem["loc"] if part != "[key]"]
         if isinstance(cause, PolicyProblems):
-            lines += [f"{path}: {value!r}: {remedy}" for path, value, remedy in cause.problems]
+            lines += [_line([*place, inner], value, remedy) for inner, value, remedy in cause.problems]
             continue
-        path = ".".join(str(part) for part in problem["loc"] if part != "[key]") or "document"
+        path = ".".join(place) or "document"
         lines.append(f"{path}: {_shown(problem)}{_remedy(problem['type'], problem['msg'])}")
     return lines
+
+
+def _line(place: list[str], value: Any, remedy: str) -> str:
+    path = ".".join(part for part in place if part)
+    return f"{path}: {remedy}" if value is None else f"{path}: {value!r}: {remedy}"
 
 
 def _shown(problem: Any) -> str:

@@ -7,6 +7,7 @@ is part of every row's key: nothing is ever reset.
 from __future__ import annotations
 
 import enum
+import re
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -22,6 +23,16 @@ class Period(enum.StrEnum):
     MONTH = "month"
     QUARTER = "quarter"
     YEAR = "year"
+    ROLLING = "rolling"
+    """As long as its rule says; aligned to multiples of that length since 1970, and it slides as the minute does."""
+
+
+CALENDAR = tuple(period for period in Period if period not in (Period.MINUTE, Period.ROLLING))
+"""Periods that follow a time zone; they end all at once."""
+_ROLLING = re.compile(r"^rolling (?P<number>[1-9]\d*)(?P<unit>[mhd])$")
+_UNITS_S = {"m": 60, "h": 3_600, "d": 86_400}
+MINUTE_S = 60
+MAX_ROLLING_S = 366 * 86_400
 
 
 class Window(NamedTuple):
@@ -36,6 +47,48 @@ class Window(NamedTuple):
         return f"{self.period}@{self.start}+{self.end - self.start}"
 
 
+class Span(NamedTuple):
+    """What a rule counts over: a period and, if that is a rolling one, its length."""
+
+    period: Period
+    length_s: int = 0
+    """Of a minute or a rolling period, which slide; 0 for periods of the calendar."""
+
+    def __str__(self) -> str:
+        """Return what the document says: `month`, `rolling 30d`."""
+        if self.period is not Period.ROLLING:
+            return self.period.value
+        unit = next(unit for unit in ("d", "h", "m") if self.length_s % _UNITS_S[unit] == 0)
+        return f"rolling {self.length_s // _UNITS_S[unit]}{unit}"
+
+    @property
+    def slides(self) -> bool:
+        """Whether the window before counts in, less and less."""
+        return self.length_s > 0
+
+    def window(self, zone: str, now_s: int) -> Window:
+        """Return the window that holds unix second `now_s`."""
+        return window_at(self.period, zone, now_s, self.length_s)
+
+
+MINUTE = Span(Period.MINUTE, MINUTE_S)
+
+
+def parse_span(text: object) -> Span:
+    """Return the span that a document says; ValueError with the remedy if it is none."""
+    if isinstance(text, Span):
+        return text
+    if isinstance(text, str):
+        if text in CALENDAR:
+            return Span(Period(text))
+        match = _ROLLING.match(text)
+        length_s = int(match["number"]) * _UNITS_S[match["unit"]] if match else 0
+        if 0 < length_s <= MAX_ROLLING_S:
+            return Span(Period.ROLLING, length_s)
+    known = ", ".join(period.value for period in CALENDAR)
+    raise ValueError(f'use one of {known}, or a rolling one such as "rolling 30d" (m, h or d; 366d at most)')
+
+
 def parse_window(text: str) -> Window:
     """Return the window of a text made by `str(window)`; ValueError if it is none."""
     period, _, rest = text.partition("@")
@@ -43,11 +96,17 @@ def parse_window(text: str) -> Window:
     return Window(Period(period).value, int(start), int(start) + int(length))
 
 
-def window_at(period: Period, zone: str, now_s: int) -> Window:
-    """Return the window of `period` in IANA time zone `zone` that holds unix second `now_s`."""
-    if period is Period.MINUTE:
-        start = now_s - now_s % 60
-        return Window(period.value, start, start + 60)
+def window_at(period: Period, zone: str, now_s: int, length_s: int = 0) -> Window:
+    """Return the window of `period` in IANA time zone `zone` that holds unix second `now_s`.
+
+    `length_s` is the length of a rolling period; ValueError if it is missing there.
+    """
+    if period in (Period.MINUTE, Period.ROLLING):
+        length_s = MINUTE_S if period is Period.MINUTE else length_s
+        if length_s <= 0:
+            raise ValueError(f"a rolling period needs its length in seconds, not {length_s}")
+        start = now_s - now_s % length_s
+        return Window(period.value, start, start + length_s)
     if period is Period.HOUR:
         return _hour(ZoneInfo(zone), now_s)
     local = datetime.fromtimestamp(now_s, ZoneInfo(zone))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from schemas.policy import Budget, Policy
 from schemas.quota import RowState
 from schemas.rows import Measure, RowKey, scope_text
-from schemas.windows import Period, Window, window_at
+from schemas.windows import Span, Window
 
 
 class Spend(NamedTuple):
@@ -62,5 +62,5 @@ def _window(budget: Budget, at_s: int) -> Window:
 
 
 @functools.lru_cache(maxsize=4096)
-def _window_of(period: Period, zone: str, at_s: int) -> Window:
-    return window_at(period, zone, at_s)
+def _window_of(span: Span, zone: str, at_s: int) -> Window:
+    return span.window(zone, at_s)

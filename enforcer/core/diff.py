@@ -13,7 +13,7 @@ import msgspec
 
 from schemas.policy import Policy
 
-NAMES = {"limits": "name", "budgets": "name", "keys": "id"}
+NAMES = {"limits": "name", "budgets": "name", "schedules": "name", "keys": "id"}
 """Lists in the document whose items have an identity, and where it is."""
 
 
@@ -35,10 +35,14 @@ class Document(msgspec.Struct, frozen=True):
 def changes(before: Document | None, after: Document) -> list[Change]:
     """Return what `after` changes, in the order of paths. Against nothing, every part is new."""
     old_raw: Any = {} if before is None else _named(before.raw)
-    old: Any = {} if before is None else _named(before.policy.model_dump(mode="json"))
+    old: Any = {} if before is None else _understood(before.policy)
     found: list[Change] = []
-    _compare("", (old, old_raw), (_named(after.policy.model_dump(mode="json")), _named(after.raw)), found)
+    _compare("", (old, old_raw), (_understood(after.policy), _named(after.raw)), found)
     return found
+
+
+def _understood(policy: Policy) -> dict[str, Any]:
+    return _named(policy.model_dump(mode="json", by_alias=True))
 
 
 def _named(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Wish(msgspec.Struct, frozen=True):
     name: str = ""
     models: tuple[str, ...] = ("*",)
     tags: dict[str, str] = {}
+    tier: int | None = None
+    """None is that of the organisation."""
     expires_ms: int | None = None
 
 
@@ -60,8 +62,8 @@ def issue(wish: Wish, taken: Iterable[str], now_ms: int, random: bytes) -> Issue
     secret = new_secret(random)
     key = VirtualKey(
         id=key_id, hash=hash_text(secret), org=wish.org, project=wish.project, team=wish.team, user=wish.user,
-        name=wish.name, models=wish.models, tags=wish.tags, created_ms=now_ms, expires_ms=wish.expires_ms,
-        source=ISSUED,
+        name=wish.name, models=wish.models, tags=wish.tags, tier=wish.tier, created_ms=now_ms,
+        expires_ms=wish.expires_ms, source=ISSUED,
     )  # fmt: skip
     return Issued(key, secret)
 
@@ -129,7 +131,7 @@ def works(key: VirtualKey, now_ms: int) -> bool:
 def _listed_key(entry: KeyEntry, known: VirtualKey | None, stays_revoked: bool, now_ms: int) -> VirtualKey:
     return VirtualKey(
         id=entry.id, hash=entry.hash, org=entry.org, project=entry.project, team=entry.team, user=entry.user,
-        name=entry.name, models=entry.models, tags=entry.tags,
+        name=entry.name, models=entry.models, tags=entry.tags, tier=entry.tier,
         created_ms=now_ms if known is None else known.created_ms,
         expires_ms=None if entry.expires is None else round(entry.expires.timestamp() * 1000),
         revoked_ms=known.revoked_ms if known is not None and stays_revoked else None,

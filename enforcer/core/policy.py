@@ -114,8 +114,8 @@ def details(version: PolicyRecord) -> dict[str, Any]:
 
 
 def _counters(before: Policy | None, after: Policy) -> tuple[list[str], list[str]]:
-    old = {} if before is None else {rule.name: _identity(rule) for rule in before.rules()}
-    new = {rule.name: _identity(rule) for rule in after.rules()}
+    old = {} if before is None else {rule.name: _identity(rule) for rule in before.rules() if rule.counted()}
+    new = {rule.name: _identity(rule) for rule in after.rules() if rule.counted()}
     begin = [name for name in new if old.get(name) != new[name]]
     end = [name for name in old if old[name] != new.get(name)]
     return begin, end
@@ -123,10 +123,7 @@ def _counters(before: Policy | None, after: Policy) -> tuple[list[str], list[str
 
 def _identity(rule: Limit | Budget) -> tuple[object, ...]:
     """Return what makes the counters of a rule the same counters: all that row keys are made of."""
-    names = tuple(name for name in rule.per if name != "org")
-    if isinstance(rule, Budget):
-        return ("cost", names, rule.period, rule.timezone)
-    return (tuple(measure for measure, _ in rule.ceilings()), names)
+    return (rule.scope_names, *((part.measure, part.span, part.zone) for part in rule.counted()))
 
 
 def _repriced(before: Mapping[str, Price], after: Mapping[str, Price]) -> list[Change]:

@@ -12,7 +12,7 @@ from enforcer.core.metering import Metering
 from enforcer.core.quota import Held, QuotaView, Shard
 from enforcer.core.thresholds import crossed
 from schemas.alerts import METERING_BEHIND, METERING_SILENT, Alert
-from schemas.policy import Budget, Policy
+from schemas.policy import Policy
 from schemas.published import OVERSHOOT_BOUND
 from schemas.rows import Measure, scope_text
 
@@ -27,7 +27,7 @@ def usage(
     """Return the rows whose window holds `now_s`, of one organisation and one rule if given."""
     ceilings = _ceilings(policy)
     found = [
-        _row(held, ceilings.get((held.key.rule, held.key.measure)))
+        _row(held, ceilings.get((held.key.rule, held.key.measure, held.key.window.period)))
         for held in view.rows()
         if held.key.window.start <= now_s < held.key.window.end
         and (org is None or held.key.scope[0][1] == org)
@@ -56,7 +56,7 @@ def rules(policy: Policy | None) -> list[dict[str, Any]]:
         {
             "budget": budget.name, "amount": budget.amount, "amount_usd": usd_text(budget.amount),
             "per": ["org", *(name for name in budget.per if name != "org")],
-            "period": budget.period.value, "timezone": budget.timezone,
+            "period": str(budget.period), "timezone": budget.timezone,
             "thresholds_percent": sorted(set(budget.thresholds)),
         }
         for budget in policy.budgets
@@ -152,14 +152,9 @@ def quantile(samples: Iterable[int], percent: int) -> int | None:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None
 
 
-def _ceilings(policy: Policy | None) -> dict[tuple[str, str], int]:
-    ceilings: dict[tuple[str, str], int] = {}
-    for rule in () if policy is None else policy.rules():
-        if isinstance(rule, Budget):
-            ceilings[rule.name, Measure.COST.value] = rule.amount
-        else:
-            ceilings.update(((rule.name, measure.value), ceiling) for measure, ceiling in rule.ceilings())
-    return ceilings
+def _ceilings(policy: Policy | None) -> dict[tuple[str, str, str], int]:
+    rules = () if policy is None else policy.rules()
+    return {(rule.name, part.measure.value, part.period.value): part.limit for rule in rules for part in rule.counted()}
 
 
 def _row(held: Held, limit: int | None) -> dict[str, Any]:

@@ -13,16 +13,17 @@ from collections.abc import Mapping
 import msgspec
 
 from ingress.core.admission import Registry, RowSpec
+from ingress.core.caps import NO_CAPS, Cap, Caps
 from ingress.core.keyring import Keyring, hash_of
 from ingress.core.plan import Plan
+from ingress.core.rows import Ceiling
 from schemas.codec import encode_attribution
 from schemas.ids import secret_hash, shard_of
 from schemas.keys import VirtualKey
 from schemas.money import Price, Rates
-from schemas.policy import KeyEntry, Limit, Model, Policy, PriceOverride, attributes_of
+from schemas.policy import Budget, KeyEntry, Limit, Model, Policy, PriceOverride, attributes_of, tier_of
 from schemas.rows import Measure, scope_text
 from schemas.usage import Attribution
-from schemas.windows import Period
 
 MAX_PLANS = 65_536
 OPERATIONS: Mapping[str, tuple[str, ...]] = {
@@ -76,9 +77,14 @@ class Resolver:
 
     def activate(self) -> None:
         """Make this policy's ceilings those of all rows; call it in the step that puts the resolver into use."""
-        self._registry.set_ceilings(
-            [(rule.name, measure.value, limit) for rule in self.policy.limits for measure, limit in rule.ceilings()]
-            + [(rule.name, Measure.COST.value, rule.amount) for rule in self.policy.budgets]
+        registry = self._registry
+        for rule in self.policy.rules():
+            for part in rule.counted():
+                _set_up(registry.ceiling(rule.name, part.measure.value, part.period.value), rule)
+        registry.set_ceilings(
+            (rule.name, part.measure.value, part.period.value, part.limit)
+            for rule in self.policy.rules()
+            for part in rule.counted()
         )
 
     def forget_key(self, key_id: str) -> None:
@@ -152,9 +158,10 @@ class Resolver:
     def _plan(self, key: VirtualKey, model: str, entry: Model, operation: str) -> Plan:
         served, price = _served(model, entry), self._prices.get(model)
         tags = {**self.policy.orgs[key.org].tags, **key.tags}
+        tier = tier_of(self.policy, key.org, key.tier)
         attributes = attributes_of(
             org=key.org, project=key.project, team=key.team, user=key.user, key=key.id, model=served,
-            provider=entry.provider, route=operation, tags=tags,
+            provider=entry.provider, route=operation, tags=tags, tier=tier,
         )  # fmt: skip
         attribution = Attribution(
             key.org, key.project, key.team, key.user, key.id, entry.provider, served, model, tags,
@@ -173,6 +180,26 @@ class Resolver:
             attribution=encode_attribution(attribution),
             registry=self._registry,
             specs=self._specs(attributes),
+            caps=self._caps(attributes),
+            downgrade=entry.downgrade or "",
+            tier=tier,
+        )
+
+    def _caps(self, attributes: Mapping[str, str]) -> Caps:
+        """Return the smallest cap of each kind among the limits that match; soft and shadow rules refuse nothing."""
+        limits = [rule for rule in self.policy.limits if rule.is_cap and rule.mode == "enforce"]
+        matching = [rule for rule in limits if rule.matches(attributes)]
+
+        def smallest(found: list[tuple[int | None, str]]) -> Cap | None:
+            set_ones = [Cap(name, value) for value, name in found if value is not None]
+            return min(set_ones, key=lambda cap: cap.limit, default=None)
+
+        if not matching:
+            return NO_CAPS
+        return Caps(
+            smallest([(rule.max_input_tokens, rule.name) for rule in matching]),
+            smallest([(rule.max_output_tokens, rule.name) for rule in matching]),
+            smallest([(rule.max_cost, rule.name) for rule in matching]),
         )
 
     def _specs(self, attributes: Mapping[str, str]) -> tuple[RowSpec, ...]:
@@ -182,15 +209,33 @@ class Resolver:
             if not rule.matches(attributes):
                 continue
             scope = scope_text(rule.scope(attributes))
-            if isinstance(rule, Limit):
-                measures = [(measure, Period.MINUTE, "UTC") for measure, _ in rule.ceilings()]
-            else:
-                measures = [(Measure.COST, rule.period, rule.timezone)]
-            for measure, period, zone in measures:
-                ceiling = self._registry.ceiling(rule.name, measure.value)
-                prefix = f"{rule.name}/{measure.value}/{scope}/"
-                specs.append(RowSpec(ceiling, prefix, scope, f"{rule.name}/{scope}", period, zone))
+            for part in rule.counted():
+                ceiling = self._registry.ceiling(rule.name, part.measure.value, part.period.value)
+                prefix = f"{rule.name}/{part.measure.value}/{scope}/"
+                span = part.span
+                specs.append(
+                    RowSpec(
+                        ceiling, prefix, scope, f"{rule.name}/{scope}", span.period, part.zone, span.length_s,
+                        span.slides,
+                    )
+                )  # fmt: skip
         return tuple(specs)
+
+
+def _set_up(ceiling: Ceiling, rule: Limit | Budget) -> None:
+    """Make a ceiling behave as its rule says; what it allows is set apart from this."""
+    ceiling.mode = rule.mode
+    ceiling.rungs = rule.rungs
+    ceiling.withheld = rule.withheld
+    ceiling.grace_percent = rule.grace
+    ceiling.queue_wait_ms = rule.queue_wait_ms
+    ceiling.queue_most = rule.queue_most
+    if isinstance(rule, Budget):
+        ceiling.strict = rule.strict
+        ceiling.final_unit = rule.final_unit
+        ceiling.carry_percent = rule.carry_over
+    elif ceiling.measure == Measure.CONCURRENCY:
+        ceiling.hold_expires_ms = rule.hold_expires_ms
 
 
 def _served(name: str, model: Model) -> str:
@@ -212,6 +257,7 @@ def _listed_key(entry: KeyEntry) -> VirtualKey:
         name=entry.name,
         models=entry.models,
         tags=entry.tags,
+        tier=entry.tier,
         expires_ms=None if entry.expires is None else int(entry.expires.timestamp() * 1000),
         source="policy",
     )

@@ -12,6 +12,7 @@ ZONES = (
     "UTC", "Europe/Berlin", "America/New_York", "America/Sao_Paulo", "America/Havana", "Asia/Kolkata", "Asia/Beirut",
     "Africa/Cairo", "Australia/Lord_Howe", "Pacific/Chatham", "Pacific/Apia", "America/St_Johns",
 )  # fmt: skip
+LENGTH_S = 30 * 86_400
 moments = st.integers(1_000_000_000, 2_100_000_000)
 
 
@@ -22,11 +23,13 @@ moments = st.integers(1_000_000_000, 2_100_000_000)
 @example(Period.DAY, "America/Sao_Paulo", 1_541_300_400)
 def test_windows_tile_time(period: Period, zone: str, at_s: int) -> None:
     """A moment is in its window, which all of its moments share, and the next one begins where it ends."""
-    window = window_at(period, zone, at_s)
+    length_s = LENGTH_S if period is Period.ROLLING else 0
+    window = window_at(period, zone, at_s, length_s)
     assert window.start <= at_s < window.end
-    assert window_at(period, zone, window.start) == window == window_at(period, zone, window.end - 1)
-    assert window_at(period, zone, window.end).start == window.end
-    assert window_at(period, zone, window.start - 1).end == window.start
+    assert window_at(period, zone, window.start, length_s) == window
+    assert window_at(period, zone, window.end - 1, length_s) == window
+    assert window_at(period, zone, window.end, length_s).start == window.end
+    assert window_at(period, zone, window.start - 1, length_s).end == window.start
 
 
 @given(st.sampled_from(list(Period)), st.integers(0, 2**40), st.integers(1, 2**30))

@@ -7,16 +7,20 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from schemas.failure import DEPENDENCIES
 from schemas.policy import (
     Budget,
+    Failure,
     KeyEntry,
     Limit,
     Policy,
     PolicyRecord,
     PriceOverride,
     Provider,
+    Schedule,
     Timeouts,
     attributes_of,
+    tier_of,
     unknown_principals,
 )
 from schemas.rows import Measure
@@ -53,10 +57,20 @@ def _policy(**more: Any) -> Policy:
         ({"tags.env": "prod"}, True),
         ({"tags.other": "*"}, True),
         ({"tags.other": "?*"}, False),
+        ({"model": "!gpt-4o"}, False),
+        ({"model": "!gpt-4o-*"}, True),
+        ({"model": ["gpt-*", "!gpt-4o"]}, False),
+        ({"model": ["gpt-*", "!*-mini"]}, True),
+        ({"model": ["claude-*", "!gpt-3*"]}, False),
+        ({"tags.other": "!*"}, False),
+        ({"tags.other": "!?*"}, True),
+        ({"tier": 1}, True),
+        ({"tier": ["0", 2]}, False),
+        ({"tier": "!0"}, True),
     ],
 )
 def test_a_rule_applies_where_all_its_attributes_match(match: dict[str, Any], matches: bool) -> None:
-    """Globs, lists of them, tags; case matters; what is absent is empty."""
+    """Globs, lists of them, exclusions, tags, tiers; case matters; what is absent is empty."""
     rule = Limit.model_validate({"name": "r", "rpm": 1, "match": match})
     assert rule.matches(_attributes(team="search", model="gpt-4o", tag_env="prod")) is matches
 
@@ -70,12 +84,66 @@ def test_a_scope_begins_with_the_organisation_whatever_the_rule_says() -> None:
     assert Limit(name="r", rpm=1).scope({}) == (("org", ""),)
 
 
-def test_a_limit_holds_what_it_names() -> None:
-    """Requests, tokens or both; zero is a ceiling; a limit of nothing is refused."""
-    assert Limit(name="r", rpm=0).ceilings() == ((Measure.REQUESTS, 0),)
-    assert Limit(name="r", rpm=1, tpm=2).ceilings() == ((Measure.REQUESTS, 1), (Measure.TOKENS, 2))
-    with pytest.raises(ValidationError, match="set rpm or tpm"):
-        Limit(name="r")
+@pytest.mark.parametrize(
+    ("fields", "counted"),
+    [
+        ({"rpm": 0}, [("requests", "minute", 60, 0, "UTC")]),
+        ({"rpm": 1, "tpm": 2}, [("requests", "minute", 60, 1, "UTC"), ("tokens", "minute", 60, 2, "UTC")]),
+        ({"rph": 1, "tph": 2}, [("requests", "hour", 0, 1, "UTC"), ("tokens", "hour", 0, 2, "UTC")]),
+        (
+            {"rpd": 1, "tpd": 2, "timezone": "Europe/Berlin"},
+            [("requests", "day", 0, 1, "Europe/Berlin"), ("tokens", "day", 0, 2, "Europe/Berlin")],
+        ),
+        (
+            {"tpm": 5, "rph": 7, "timezone": "Asia/Kolkata"},
+            [("tokens", "minute", 60, 5, "UTC"), ("requests", "hour", 0, 7, "Asia/Kolkata")],
+        ),
+        ({"concurrency": 3}, [("concurrency", "hour", 0, 3, "UTC")]),
+        ({"max_cost": "1 USD"}, []),
+    ],
+)
+def test_a_limit_counts_what_it_names(fields: dict[str, Any], counted: list[tuple[object, ...]]) -> None:
+    """Measure, period, length of what slides, ceiling and time zone; zero is a ceiling; a cap counts nothing."""
+    rule = Limit.model_validate({"name": "r", **fields})
+    assert [
+        (part.measure, part.period, part.span.length_s, part.limit, part.zone) for part in rule.counted()
+    ] == counted
+
+
+@pytest.mark.parametrize(
+    ("text", "period", "length_s"),
+    [
+        *((period, period, 0) for period in ("hour", "day", "week", "month", "quarter", "year")),
+        ("rolling 30d", "rolling", 30 * 86_400), ("rolling 90m", "rolling", 5_400), ("rolling 48h", "rolling", 172_800),
+    ],
+)  # fmt: skip
+def test_a_budget_counts_money_over_its_period(text: str, period: str, length_s: int) -> None:
+    """Calendar periods have no length of their own; a rolling one has, and slides."""
+    rule = Budget.model_validate({"name": "b", "amount": 1, "period": text})
+    (part,) = rule.counted()
+    assert (part.measure, part.period, part.span.length_s, part.limit) == (Measure.COST, period, length_s, 10**9)
+    assert part.span.slides is (length_s > 0)
+    assert Budget.model_validate(rule.model_dump(mode="json") | {"amount": 1}) == rule
+
+
+def test_what_happens_at_the_cap_is_said_by_the_rule() -> None:
+    """The default refuses beyond 100 %; rungs are in order; reserved parts add up for the tiers behind."""
+    plain = Limit(name="r", rpm=1)
+    assert (plain.rungs, plain.withheld, plain.queue_wait_ms) == (((100, "block"),), (0, 0, 0), 0)
+    rule = Limit.model_validate(
+        {"name": "r", "rpm": 1, "ladder": {"100%": "queue", 80: "warn"}, "reserve": {0: "20%", 1: "10%"}, "grace": "5%"}
+    )
+    assert rule.rungs == ((80, "warn"), (100, "queue"))
+    assert (rule.withheld, rule.grace, rule.queue_wait_ms, rule.queue_most) == ((0, 20, 30), 5, 2_000, 100)
+    waits = Limit.model_validate({**rule.model_dump(mode="json"), "queue": {"wait": "500ms", "most": 3}})
+    assert (waits.queue_wait_ms, waits.queue_most) == (500, 3)
+
+
+def test_a_request_in_flight_counts_for_a_bounded_time() -> None:
+    """Only where requests at once are limited; the default is as long as a provider may take."""
+    assert Limit(name="r", rpm=1).hold_expires_ms == 0
+    assert Limit(name="r", concurrency=1).hold_expires_ms == 900_000
+    assert Limit.model_validate({"name": "r", "concurrency": 1, "hold_expires": "10m"}).hold_expires_ms == 600_000
 
 
 def test_words_of_the_document_become_numbers() -> None:
@@ -92,7 +160,80 @@ def test_words_of_the_document_become_numbers() -> None:
     [
         (Budget, {"name": "b", "amount": "3 EUR", "period": "month"}, "write it like 2_000 USD"),
         (Budget, {"name": "b", "amount": True, "period": "month"}, "write a number"),
-        (Budget, {"name": "b", "amount": 1, "period": "fortnight"}, "Input should be"),
+        (Budget, {"name": "b", "amount": 1, "period": "fortnight"}, "use one of hour, day"),
+        (Budget, {"name": "b", "amount": 1, "period": "minute"}, "use one of hour, day"),
+        (Budget, {"name": "b", "amount": 1, "period": "rolling 400d"}, "366d at most"),
+        (Budget, {"name": "b", "amount": 1, "period": "rolling 0h"}, "use one of hour, day"),
+        (Budget, {"name": "b", "amount": 1, "period": "rolling 3d", "carry_over": True}, "no end at which"),
+        (Budget, {"name": "b", "amount": 1, "period": "rolling 3d", "timezone": "Asia/Kolkata"}, "does nothing"),
+        (Budget, {"name": "b", "amount": 1, "period": "day", "carry_over": "101%"}, "less than or equal to 100"),
+        (Budget, {"name": "b", "amount": 1, "period": "day", "final_unit": "stop"}, "Input should be 'finish'"),
+        (Limit, {"name": "r"}, "it limits nothing: set one of rpm, tpm"),
+        (Limit, {"name": "r", "burst": 3, "rpd": 9}, "filled at rpm; set rpm"),
+        (Limit, {"name": "r", "burst_tokens": 10, "tpm": 10}, "limits nothing beside tpm 10"),
+        (Limit, {"name": "r", "rpm": 1, "hold_expires": "10m"}, "does nothing without concurrency"),
+        (Limit, {"name": "r", "concurrency": 1, "hold_expires": "2h"}, "less than or equal to 3600000"),
+        (Limit, {"name": "r", "rpm": 1, "timezone": "Asia/Kolkata"}, "does nothing without rph"),
+        (Limit, {"name": "r", "rpm": 1, "ladder": {"90%": "block", "95%": "warn"}}, "beyond 90% everything is blocked"),
+        (Limit, {"name": "r", "rpm": 1, "ladder": {"90%": "warn", 90: "throttle"}}, "name each percent once"),
+        (Limit, {"name": "r", "rpm": 1, "ladder": {"120%": "block"}}, "less than or equal to 100"),
+        (Limit, {"name": "r", "rpm": 1, "ladder": {"90%": "slow"}}, "Input should be 'warn'"),
+        (Limit, {"name": "r", "rpm": 1, "ladder": {}}, "at least 1 item"),
+        (Limit, {"name": "r", "rpm": 1, "queue": {"wait": "1s"}}, "add `100%: queue` to the ladder"),
+        (Limit, {"name": "r", "rpm": 1, "reserve": {2: "5%"}}, "tier 2 is the last"),
+        (Limit, {"name": "r", "rpm": 1, "reserve": {0: "60%", 1: "40%"}}, "leaves tier 2 nothing"),
+        (Limit, {"name": "r", "rpm": 1, "reserve": {3: "5%"}}, "less than or equal to 2"),
+        (Limit, {"name": "r", "rpm": 1, "mode": "off"}, "Input should be 'enforce'"),
+        (Limit, {"name": "r", "rpm": 1, "match": {"model": ["!"]}}, 'write a glob behind "!"'),
+        (Schedule, {"name": "s", "rules": [], "multiply": "150%"}, "at least 1 item"),
+        (Schedule, {"name": "s", "rules": ["r"], "multiply": "100%"}, "changes nothing"),
+        (Schedule, {"name": "s", "rules": ["r"], "multiply": "50%", "from": "9am"}, "write a local time in quotes"),
+        (
+            Schedule,
+            {"name": "s", "rules": ["r"], "multiply": "50%", "from": "09:00", "to": "09:00"},
+            "the same as from",
+        ),
+        (Schedule, {"name": "s", "rules": ["r"], "multiply": "50%", "days": []}, "name at least one"),
+        (Schedule, {"name": "s", "rules": ["r"], "multiply": "50%", "start": "2026-11-27T00:00:00Z"}, "or neither"),
+        (
+            Schedule,
+            {
+                "name": "s",
+                "rules": ["r"],
+                "multiply": "50%",
+                "start": "2026-11-27T00:00:00",
+                "end": "2026-11-28T00:00:00Z",
+            },
+            "with its UTC offset",
+        ),
+        (
+            Schedule,
+            {
+                "name": "s",
+                "rules": ["r"],
+                "multiply": "50%",
+                "start": "2026-11-27T00:00:00Z",
+                "end": "2026-11-26T00:00:00Z",
+            },
+            "after start",
+        ),
+        (
+            Schedule,
+            {
+                "name": "s",
+                "rules": ["r"],
+                "multiply": "50%",
+                "start": "2026-11-27T00:00:00Z",
+                "end": "2026-11-28T00:00:00Z",
+                "days": ["mon"],
+            },
+            "but not both",
+        ),
+        (Failure, {"default": "open"}, "open needs one"),
+        (Failure, {"allowance": "10%"}, "no tier is open by it"),
+        (Failure, {"tiers": {0: {"allowance": "10%"}}}, "the tier is not open"),
+        (Failure, {"tiers": {0: {"kafka": "half"}}}, "Input should be 'share'"),
+        (Failure, {"after": "2d"}, "less than or equal to 86400000"),
         (Budget, {"name": "b", "amount": 1, "period": "day", "timezone": "Berlin"}, "name an IANA time zone"),
         (Budget, {"name": "b", "amount": 1, "period": "day", "thresholds": ["half"]}, "whole percents"),
         (Budget, {"name": "b", "amount": 1, "period": "day", "thresholds": [0]}, "greater than 0"),
@@ -123,9 +264,16 @@ def test_parts_that_do_not_fit_together_are_all_named() -> None:
             budgets=[{"name": "same", "amount": 1, "period": "day"}],
             models={"m": {"provider": "nobody"}},
             keys=[{"id": "k", "hash": HASH, "org": "other"}, {"id": "k", "hash": HASH, "org": "acme", "team": "x"}],
+            schedules=[
+                {"name": "s", "rules": ["same", "gone"], "multiply": "50%"},
+                {"name": "s", "rules": ["!*"], "multiply": "50%"},
+            ],
         )
     text = str(raised.value)
-    for place in ("budgets.0.name", "models.m.provider", "keys.0.org", "keys.1.id", "keys.1.team"):
+    for place in (
+        "budgets.0.name", "models.m.provider", "keys.0.org", "keys.1.id", "keys.1.team", "schedules.0.rules: 'gone'",
+        "schedules.1.name", "schedules.1.rules",
+    ):  # fmt: skip
         assert place in text
 
 
@@ -149,3 +297,56 @@ def test_versions_sort_as_text() -> None:
     keys = [PolicyRecord(number, "", "", 0, "", "", {}).key for number in (9, 10, 100)]
     assert keys == sorted(keys)
     assert keys[0] == "0000000009"
+
+
+@pytest.mark.parametrize(
+    ("downgrades", "remedy"),
+    [
+        ({"a": "b", "b": "c"}, None),
+        ({"a": "a"}, "round in a circle (a → a)"),
+        ({"a": "b", "b": "c", "c": "a"}, "round in a circle (a → b → c → a)"),
+        ({"a": "gone"}, "name a model of this document"),
+        ({"a": "claude"}, "it speaks anthropic, not openai"),
+    ],
+)
+def test_a_downgrade_leads_to_another_model_of_the_protocol(downgrades: dict[str, str], remedy: str | None) -> None:
+    """Chains are fine, circles and dead ends are not."""
+    models = {name: {"provider": "p", "downgrade": downgrades.get(name)} for name in ("a", "b", "c")}
+    providers = {name: {"protocol": of, "base_url": "simulated"} for name, of in (("p", "openai"), ("q", "anthropic"))}
+    wanted: dict[str, Any] = {"models": {**models, "claude": {"provider": "q"}}, "providers": providers}
+    if remedy is None:
+        assert _policy(**wanted).models["a"].downgrade == "b"
+        return
+    with pytest.raises(ValidationError) as raised:
+        _policy(**wanted)
+    assert remedy in str(raised.value)
+
+
+def test_a_key_has_the_tier_of_its_organisation_unless_it_has_its_own() -> None:
+    """Normal where nothing is said, also for an organisation that is gone."""
+    policy = _policy(orgs={"acme": {"tier": 2}, "other": {}}, tiers={0: {"name": "critical"}})
+    asked: list[tuple[str, int | None]] = [("acme", None), ("acme", 0), ("other", None), ("gone", None)]
+    assert [tier_of(policy, org, own) for org, own in asked] == [2, 0, 1, 1]
+    assert _attributes(org="acme")["tier"] == "1"
+
+
+def test_failure_modes_are_the_most_special_that_is_said() -> None:
+    """Tier and dependency, then dependency, then the default; an allowance only where it is open."""
+    policy = _policy(
+        failure={
+            "after": "5m", "default": "closed", "meter": "share",
+            "tiers": {0: {"kafka": "open", "allowance": "10%"}, 2: {"meter": "stop"}},
+        }
+    )  # fmt: skip
+    modes = {(tier, on): tuple(policy.failure.mode(tier, on)) for tier in range(3) for on in DEPENDENCIES}
+    assert modes == {
+        (0, "kafka"): ("open", 10), (0, "meter"): ("share", 0), (1, "kafka"): ("closed", 0),
+        (1, "meter"): ("share", 0), (2, "kafka"): ("closed", 0), (2, "meter"): ("stop", 0),
+    }  # fmt: skip
+    assert Failure().mode(1, "kafka") == ("share", 0)
+
+
+def test_a_schedule_may_be_about_rules_by_glob() -> None:
+    """With exclusions, as everywhere."""
+    schedule = Schedule.model_validate({"name": "s", "rules": ["team-*", "!team-day"], "multiply": "50%"})
+    assert [schedule.applies_to(rule) for rule in ("team-month", "team-day", "org")] == [True, False, False]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from schemas.windows import Period, Window, parse_window, window_at
+from schemas.windows import Period, Window, parse_span, parse_window, window_at
 
 
 def _s(text: str) -> int:
@@ -79,3 +79,21 @@ def test_what_is_no_window_is_refused(text: str) -> None:
     """A period that does not exist, or numbers that are none."""
     with pytest.raises(ValueError):
         parse_window(text)
+
+
+def test_rolling_windows_are_aligned_to_their_length() -> None:
+    """Since 1970, whatever the time zone; without a length there is none."""
+    span = parse_span("rolling 36h")
+    window = span.window("Asia/Kolkata", 1_795_264_200)
+    assert (window.start % 129_600, window.end - window.start, str(span)) == (0, 129_600, "rolling 36h")
+    assert str(window) == f"rolling@{window.start}+129600"
+    assert parse_window(str(window)) == window
+    with pytest.raises(ValueError, match="needs its length"):
+        window_at(Period.ROLLING, "UTC", 0)
+
+
+@pytest.mark.parametrize("text", ["month", "rolling 30d", "rolling 90m", "rolling 5h"])
+def test_spans_survive_being_written_and_read(text: str) -> None:
+    """As documents say them; a span is one already."""
+    assert str(parse_span(text)) == text
+    assert parse_span(parse_span(text)) == parse_span(text)
