@@ -110,6 +110,8 @@ class Governance:
         self.sender.start()
 
     def _rejoin(self, why: str) -> None:
+        if self.sender.is_stopping:
+            return  # the meter has read of the end: that this replica is no member any more is as it should be
         self.rejoins += 1
         epoch = self._state_dir.next_epoch(self._now_ms() // 1000)
         _log.warning("new_epoch", epoch=epoch, why=why)

@@ -107,6 +107,11 @@ class Sender:
             asyncio.get_running_loop().call_later(TICK_MS / 1000, clock.due.set)
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether this run is ending: its epoch is closed, or left to the next run."""
+        return self._is_stopping
+
+    @property
     def ack_age_ms(self) -> int:
         """How long ago the oldest of the partitions' last acknowledged records was cut."""
         now = asyncio.get_running_loop().time()

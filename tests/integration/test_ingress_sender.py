@@ -91,6 +91,20 @@ async def test_a_replica_becomes_ready_counts_and_ends(deployment: Lab, tmp_path
         assert [batch.final for batch in batches] == [False] * (len(batches) - 1) + [True]
 
 
+async def test_the_end_of_an_epoch_is_not_taken_for_an_eviction(deployment: Lab, tmp_path: Path) -> None:
+    """A replica that reads, while it stops, that the meter has taken its end begins no new epoch."""
+    replica = deployment.governance(tmp_path)
+    async with deployment.meter():
+        client = await ready(replica)
+        assert client.send(1)
+        assert await replica.sender.stop(10.0)
+        shards = replica.registry.shards
+        await until(lambda: not any(shard.members for shard in shards), "snapshots without any member")
+        assert await replica.stop(10.0)
+    assert replica.rejoins == 0
+    assert replica.journal.epoch == replica.sender._journal.epoch
+
+
 async def test_two_replicas_share_a_limit(deployment: Lab, tmp_path: Path) -> None:
     """Together they admit ten requests a minute, not twenty."""
     first, second = (deployment.governance(tmp_path / name, name) for name in ("a", "b"))
