@@ -1,8 +1,8 @@
 """The ladder of a rule: which rung a use of so much of a limit stands on, and what that does to a request.
 
 A rung begins *beyond* its percentage, this request included: with `100%: block` a request that fills the limit exactly
-goes on, and the next one is refused. The highest rung that has begun applies. Where no rung from 100 % on refuses,
-`block` at 100 % is understood: a limit that nothing enforces is written as `mode: soft`.
+goes on, and the next one is refused. The highest rung that has begun applies. Beyond 100 % a request never simply goes
+on: where no rung refuses, `block` is understood. A limit that nothing enforces is written as `mode: soft`.
 
 Knows no rows, no clock, no policy document: percentages, amounts and names only.
 """
@@ -44,14 +44,10 @@ def begins_at(percent: int, limit: int) -> int:
 def rung(rungs: Rungs, used: int, limit: int) -> str:
     """Return the action of the highest rung that `used` (this request included) is beyond; empty below all of them."""
     best, found = -1, ""
-    refuses = False
     for percent, action in rungs:
-        refuses = refuses or (percent >= 100 and action in REFUSING)
         if percent > best and used > begins_at(percent, limit):
             best, found = percent, action
-    if used > limit and not refuses:
-        return "block"
-    return found
+    return "block" if used > limit and found not in REFUSING else found
 
 
 def free_room(rungs: Rungs, used: int, limit: int) -> int:

@@ -37,7 +37,7 @@ def test_highest_rung_that_has_begun_applies(used: int, action: str) -> None:
     assert rung(FULL[::-1], used, 100) == action
 
 
-@pytest.mark.parametrize("rungs", [(), ((80, "warn"),), ((80, "warn"), (90, "throttle")), ((50, "downgrade"),)])
+@pytest.mark.parametrize("rungs", [(), ((80, "warn"),), ((80, "warn"), (90, "throttle")), ((105, "queue"),)])
 def test_a_limit_blocks_even_where_no_rung_says_so(rungs: tuple[tuple[int, str], ...]) -> None:
     """Beyond 100 % a rule refuses; up to it, its rungs alone decide."""
     assert rung(rungs, 101, 100) == "block"
@@ -45,8 +45,9 @@ def test_a_limit_blocks_even_where_no_rung_says_so(rungs: tuple[tuple[int, str],
 
 
 def test_a_rung_beyond_the_limit_can_refuse_in_another_way() -> None:
-    """A queue or a downgrade at 100 % takes the place of the block, until a block comes later."""
+    """A queue or a downgrade takes the place of the block, until a block comes later."""
     assert rung(((100, "queue"),), 150, 100) == "queue"
+    assert rung(((50, "downgrade"),), 150, 100) == "downgrade"
     assert rung(((100, "downgrade"), (120, "block")), 119, 100) == "downgrade"
     assert rung(((100, "downgrade"), (120, "block")), 121, 100) == "block"
 
