@@ -1,4 +1,4 @@
-"""What the meter publishes on `quota.updates`: rows at a fence, and the share of each replica in what is left."""
+"""What the meter publishes on `quota.updates`: rows at a fence, and what each replica may have in them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from schemas.usage import Totals
 
 
 class Weight(msgspec.Struct, frozen=True, array_like=True):
-    """A replica's share of the headroom of a row: `(headroom * num + off) // den`.
+    """A replica's part of a row that the meter has not seen yet: `(limit * num + off) // den`.
 
-    Over replicas whose `num` sum to `den` and whose `off` are distinct and below `den`, the shares of any headroom
-    sum to at most that headroom, and each share grows by at most one when the headroom does. The proof of the bound
-    needs nothing else.
+    Over replicas whose `num` sum to `den` and whose `off` are distinct and below `den`, the parts of any limit sum to
+    at most that limit. The proof of the bound needs nothing else.
     """
 
     num: int = 0
@@ -43,8 +42,14 @@ class RowState(msgspec.Struct, frozen=True, array_like=True):
     row: str
     settled: int
     inflight: int
-    low: int
-    """The least total over the versions that some replica may still be using."""
+    limit: int = -1
+    """What the rights were given out of: the limit in force on the log, in the row's unit. -1: nobody has told it
+    yet; then nobody has a right, and each replica has its part of the limit less what is in the row."""
+    rights: list[int] = []
+    """What each replica may have in the row in all, settled and in flight, in the order of the snapshot's members.
+    Rights only move by way of the log: their sum, with what gone replicas have used, is at most `limit`."""
+    nets: list[int] = []
+    """What the total holds of each replica, in the same order."""
 
 
 class LedgerState(msgspec.Struct, frozen=True, array_like=True):

@@ -20,6 +20,8 @@ class Measure(enum.StrEnum):
     TOKENS = "tokens"
     COST = "cost"
     """nano-USD"""
+    CONCURRENCY = "concurrency"
+    """Requests in flight. Nothing is ever settled in such a row: its total is what its gauges hold."""
 
 
 class RowKey(NamedTuple):

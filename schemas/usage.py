@@ -104,6 +104,20 @@ class Gauge(msgspec.Struct, frozen=True, array_like=True):
 
     row: str
     inflight: int
+    limit: int = -1
+    """The limit of the row as this replica's policy has it, in the row's unit; -1: it does not know."""
+
+
+class Want(msgspec.Struct, frozen=True, array_like=True):
+    """Room that requests wait for in one row: absolute, so the last word counts; 0 when nobody waits any more."""
+
+    row: str
+    amount: int
+    """The room that all of them need."""
+    head: int
+    """The room that the first of them needs: less is of no use."""
+    limit: int = -1
+    """As in a gauge."""
 
 
 class Totals(msgspec.Struct, array_like=True):
@@ -147,8 +161,8 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, tag=1):
     final: bool
     """The last record of this epoch: its in-flight gauges end with it."""
     gauges: list[Gauge]
-    wants: list[Gauge]
-    """Room asked for near a cap; empty until demand weights exist."""
+    wants: list[Want]
+    """Room that requests wait for; only what has changed."""
     told: Totals
     """What this epoch has told clients in this partition so far, this record included."""
     events: list[msgspec.Raw]

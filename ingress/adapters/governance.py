@@ -81,6 +81,7 @@ class Governance:
             on_fault=on_fault,
         )
         self.journal.on_dirty = self.sender.note_dirty
+        self.registry.waiting.on_want = self.sender.note_urgent
 
         def resolved(resolver: Resolver) -> None:
             self.sender.policy_version = resolver.policy_version

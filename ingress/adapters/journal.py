@@ -20,7 +20,7 @@ from ingress.adapters.wal import ADMITTED, CHECKPOINT, CUT, DECISION, EVENT, Hea
 from ingress.core.admission import Registry
 from schemas.codec import DECISIONS_HEADER, encode_record
 from schemas.published import MAX_EVENTS_PER_RECORD
-from schemas.usage import Batch, Totals
+from schemas.usage import Batch, Totals, Want
 
 MEMORY_BYTES = 32 * 1024 * 1024
 _encode = msgspec.msgpack.Encoder().encode
@@ -153,24 +153,26 @@ class Journal:
         """
         lane, shard = self.lanes[partition], self._registry.shards[partition]
         assert lane.in_flight is None
+        wants: list[Want] = []
         if len(lane.epochs) > 1 and lane.epochs[-1].seq and not shard.rejoining:
             epoch, final, gauges, events = lane.epochs[0], True, NO_GAUGES, []
         else:
             epoch = lane.epochs[-1]
             events = lane.events.take(MAX_EVENTS_PER_RECORD)
             gauges = self._registry.cut(partition, epoch.seq + 1, lane.events.taken)
+            wants = self._registry.wants(partition)
         epoch.seq += 1
         epoch.final = final
         epoch.told = told = tell(epoch.told, events)
         cut = lane.in_flight = Cut(
-            epoch.epoch, epoch.seq, lane.events.taken, shard.fence, now_ms, policy_version, final, told,
+            epoch.epoch, epoch.seq, lane.events.taken, shard.ackable, now_ms, policy_version, final, told,
             lane.decisions.sent,
         )  # fmt: skip
         note = _encode(cut)
         self._append(self._heads[partition][3].frame(note) + note)
         self.cuts += 1
         batch = Batch(
-            self.instance, epoch.epoch, epoch.seq, shard.fence, now_ms, policy_version, final, gauges, NO_GAUGES, told,
+            self.instance, epoch.epoch, epoch.seq, shard.ackable, now_ms, policy_version, final, gauges, wants, told,
             [msgspec.Raw(event) for event in events],
         )  # fmt: skip
         return Outgoing(epoch.epoch, epoch.seq, encode_record(batch))

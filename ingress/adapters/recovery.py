@@ -270,12 +270,12 @@ class Backlog:
             instance=self.instance,
             epoch=cut.epoch,
             seq=cut.seq,
-            ack=cut.ack,
+            ack=0,  # its gauges are lost, so it must not release what they held
             cut_ms=cut.cut_ms,
             policy_version=cut.policy_version,
             final=cut.final,
             gauges=NO_GAUGES,
-            wants=NO_GAUGES,
+            wants=[],
             told=cut.told,
             events=[msgspec.Raw(event) for event in events],
         )

@@ -106,6 +106,11 @@ class Sender:
             clock.is_ticking = True
             asyncio.get_running_loop().call_later(TICK_MS / 1000, clock.due.set)
 
+    def note_urgent(self, partition: int) -> None:
+        """Send a record of this partition as soon as the one before is delivered: requests wait for its answer."""
+        if self._clocks:
+            self._clocks[partition].due.set()
+
     @property
     def is_stopping(self) -> bool:
         """Whether this run is ending: its epoch is closed, or left to the next run."""

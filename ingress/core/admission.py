@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ingress.core.blocks import Blocks
-from ingress.core.rows import GRACE_S, MINUTE_S, Ceiling, Row
+from ingress.core.rows import GRACE_S, MINUTE_S, Ceiling, Known, Row
 from ingress.core.snapshots import Installed, install
+from ingress.core.waiting import WaitingRoom
 from schemas.codec import encode_rows
-from schemas.quota import NO_WEIGHT, Member, RowState, Snapshot, Weight
-from schemas.usage import Gauge
+from schemas.quota import NO_WEIGHT, Member, Snapshot, Weight
+from schemas.rows import Measure
+from schemas.usage import Gauge, Want
 from schemas.windows import Period, Window, window_at
 
 if TYPE_CHECKING:
@@ -50,30 +52,40 @@ class RowSpec(msgspec.Struct, frozen=True):
     period: Period
     zone: str
 
+    length_s: int = 60
+    """Of a rolling window."""
+    slides: bool = False
+    """Whether the window before still counts, by and by less. Minutes always slide."""
+
     @property
-    def slides(self) -> bool:
-        """Whether it counts over a sliding minute."""
-        return self.period is Period.MINUTE
+    def is_chained(self) -> bool:
+        """Whether the window before counts."""
+        return self.slides or self.period is Period.MINUTE or self.ceiling.measure == Measure.CONCURRENCY
 
 
 class Binding:
     """The rows of a plan in their present windows, by measure."""
 
     __slots__ = (
-        "all", "costs", "encoded", "generation", "header_ms", "requests", "tokens", "touched", "until_ms",
+        "all", "concurrent", "costs", "encoded", "generation", "header_ms", "is_plain", "ones", "requests", "tokens",
+        "touched", "until_ms",
     )  # fmt: skip
 
     def __init__(self, rows: list[Row], until_ms: int, generation: int) -> None:
         """Bind `rows`, which are all in windows that last until `until_ms`."""
         self.all = tuple(rows)
         self.requests = tuple(row for row in rows if row.ceiling.measure == "requests")
+        self.concurrent = tuple(row for row in rows if row.ceiling.measure == "concurrency")
+        self.ones = self.requests + self.concurrent
+        """Rows of which a request takes one."""
         self.tokens = tuple(row for row in rows if row.ceiling.measure == "tokens")
         self.costs = tuple(row for row in rows if row.ceiling.measure == "cost")
-        self.encoded = encode_rows([row.key for row in rows])
+        self.encoded = encode_rows([row.key for row in rows if row.ceiling.measure != "concurrency"])
         self.until_ms = until_ms
         """End of the window that ends first."""
         self.generation = generation
-        """Of the shard when the rooms were recomputed; `BLOCKED` while there is a block to look at."""
+        """Of the shard when the rooms were recomputed; `BLOCKED` while there is more to look at than room."""
+        self.is_plain = all(row.ceiling.is_plain for row in rows)
         self.touched = False
         self.header_ms = 0
 
@@ -82,19 +94,22 @@ class Shard:
     """What this replica knows of one partition."""
 
     __slots__ = (
-        "backed_until_ms", "expiries", "fence", "fence_at_ms", "generation", "hw", "installed_ms", "is_synced",
-        "joined_at", "known", "members", "numbers", "partition", "parts", "rejoining", "rows", "settled", "settling",
-        "touched", "unconfirmed", "weight",
+        "ackable", "backed_until_ms", "expiries", "expiring", "fence", "fence_at_ms", "generation", "hw",
+        "installed_ms", "is_synced", "joined_at", "known", "members", "numbers", "partition", "parts", "place",
+        "rejoining", "rows", "settled", "settling", "touched", "unconfirmed", "waiting", "wanting", "weight",
     )  # fmt: skip
 
-    def __init__(self, partition: int) -> None:
+    def __init__(self, partition: int, waiting: WaitingRoom) -> None:
         self.partition = partition
+        self.waiting = waiting
         self.generation = 0
         """Rises whenever rooms have to be recomputed before their next use."""
         self.weight: Weight = NO_WEIGHT
         self.hw = 0
         self.fence = 0
-        """Of the last installed snapshot: what records acknowledge."""
+        """Of the last installed snapshot."""
+        self.ackable = 0
+        """What records acknowledge: everything admitted before it was installed is in this record or earlier ones."""
         self.installed_ms = 0
         """When it was installed."""
         self.is_synced = False
@@ -108,17 +123,23 @@ class Shard:
         self.unconfirmed: int | None = None
         """Offset beyond which a snapshot has to show this replica as a member before it goes on after a silence."""
         self.members: list[Member] = []
+        self.place = -1
+        """This replica's place among them; -1: it is none."""
         self.rows: dict[str, Row] = {}
-        self.known: dict[str, RowState] = {}
+        self.known: dict[str, Known] = {}
         """Rows that snapshots mentioned and no plan here has used."""
         self.expiries: dict[int, list[str]] = {}
         self.touched: list[Binding] = []
         self.rejoining = 0
         """How many of the first `touched` carry over what was in flight when this epoch began."""
+        self.expiring: deque[tuple[int, Hold]] = deque()
+        """Requests that count as in flight only so long, until when, about in that order."""
         self.settling: list[Hold] = []
         """Settled; their events are not on the log yet."""
         self.settled: deque[tuple[int, list[Hold]]] = deque()
         """Settled, with the number of the event up to which a record has to reach to end them."""
+        self.wanting: dict[Row, None] = {}
+        """Rows whose waiting requests the meter has to hear of."""
         self.numbers: dict[str, int] = {}
         self.parts: list[Snapshot] = []
 
@@ -136,30 +157,34 @@ class Registry:
     """All rows of this replica. They outlive policies: a new one only changes their ceilings."""
 
     def __init__(self, partitions: int) -> None:
-        self.shards = [Shard(partition) for partition in range(partitions)]
+        self.waiting = WaitingRoom()
+        self.shards = [Shard(partition, self.waiting) for partition in range(partitions)]
         self.blocks = Blocks()
-        self._ceilings: dict[tuple[str, str], Ceiling] = {}
-        self._windows: dict[tuple[Period, str], tuple[Window, str, str]] = {}
+        self._ceilings: dict[tuple[str, str, str], Ceiling] = {}
+        self._windows: dict[tuple[Period, str, int], tuple[Window, str, str]] = {}
 
     # ----------------------------------------------------------------------------------------------------- rules
 
-    def set_ceilings(self, limits: Iterable[tuple[str, str, int]]) -> None:
-        """Take (rule, measure, limit) of the policy in force; rows of rules that are gone keep what they had."""
-        for rule, measure, limit in limits:
-            self.ceiling(rule, measure).limit = limit
+    def set_ceilings(self, limits: Iterable[tuple[str, str, str, int]]) -> None:
+        """Take (rule, measure, period, limit) of the policy; rows of rules that are gone keep what they had."""
+        for rule, measure, period, limit in limits:
+            self.ceiling(rule, measure, period).limit = limit
         self.changed()
 
-    def ceiling(self, rule: str, measure: str) -> Ceiling:
-        """Return the ceiling of a rule's measure; made with limit 0 if it is new."""
-        found = self._ceilings.get((rule, measure))
+    def ceiling(self, rule: str, measure: str, period: str = "") -> Ceiling:
+        """Return the ceiling of a rule's measure and period; made with limit 0 if it is new."""
+        found = self._ceilings.get((rule, measure, period))
         if found is None:
-            found = self._ceilings[rule, measure] = Ceiling(rule, measure, 0)
+            found = self._ceilings[rule, measure, period] = Ceiling(rule, measure, 0, period)
         return found
 
     def changed(self) -> None:
         """Make every plan look again at ceilings and blocks before its next admission."""
+        for ceiling in self._ceilings.values():
+            ceiling.version += 1
         for shard in self.shards:
             shard.generation += 1
+        self.waiting.stir()
 
     # -------------------------------------------------------------------------------------------------- binding
 
@@ -169,12 +194,17 @@ class Registry:
         rows = []
         until_s = NEVER_MS
         for spec in specs:
-            window, text, previous = self._window(spec.period, spec.zone, now_s)
-            row = self._row(shard, spec, text, window.end)
-            if spec.slides and row.prev is None:
-                prev = self._row(shard, spec, previous, window.start)
+            window, text, previous = self._window(spec, now_s)
+            chained = spec.is_chained
+            row = self._row(shard, spec, text, window, window.end - window.start if chained else 0)
+            if chained and row.prev is None:
+                length_s = window.end - window.start
+                before = Window(window.period, window.start - length_s, window.start)
+                prev = self._row(shard, spec, previous, before, length_s)
                 prev.prev = None
                 prev.next, row.prev = row, prev
+            if spec.ceiling.carry_percent and row.last is None:
+                row.last = self._last(shard, spec, window)
             rows.append(row)
             until_s = min(until_s, window.end)
         binding = Binding(rows, until_s * 1000 if specs else NEVER_MS, shard.generation)
@@ -187,27 +217,40 @@ class Registry:
             row.recompute(now_ms)
         blocks = self.blocks
         blocked = bool(len(blocks)) and any(blocks.find(spec.block_key, now_ms) for spec in specs)
-        binding.generation = BLOCKED if blocked else shard.generation
+        binding.generation = shard.generation if binding.is_plain and not blocked else BLOCKED
 
-    def _window(self, period: Period, zone: str, now_s: int) -> tuple[Window, str, str]:
-        found = self._windows.get((period, zone))
+    def _window(self, spec: RowSpec, now_s: int) -> tuple[Window, str, str]:
+        name = (spec.period, spec.zone, spec.length_s)
+        found = self._windows.get(name)
         if found is None or not found[0].start <= now_s < found[0].end:
-            window = window_at(period, zone, now_s)
-            before = str(Window(period.value, window.start - MINUTE_S, window.start)) if period is Period.MINUTE else ""
-            found = self._windows[period, zone] = (window, str(window), before)
+            if spec.period.value == "rolling":
+                start = now_s - now_s % spec.length_s
+                window = Window(spec.period.value, start, start + spec.length_s)
+            else:
+                window = window_at(spec.period, spec.zone, now_s)
+            before = Window(window.period, 2 * window.start - window.end, window.start)
+            found = self._windows[name] = (window, str(window), str(before))
         return found
 
-    def _row(self, shard: Shard, spec: RowSpec, window_text: str, end_s: int) -> Row:
+    def _row(self, shard: Shard, spec: RowSpec, window_text: str, window: Window, length_s: int) -> Row:
         key = spec.prefix + window_text
         row = shard.rows.get(key)
         if row is None:
-            row = shard.rows[key] = Row(key, spec.scope, spec.ceiling, shard, end_s)
+            row = shard.rows[key] = Row(key, spec.scope, spec.ceiling, shard, window.end, length_s)
             state = shard.known.pop(key, None)
             if state is None:
-                shard.expiries.setdefault((end_s + GRACE_S) // MINUTE_S, []).append(key)
+                due = (window.end + length_s + GRACE_S) // MINUTE_S
+                shard.expiries.setdefault(due, []).append(key)
             else:
-                row.total, row.low = state.settled + state.inflight, state.low
+                row.learn(state)
         return row
+
+    def _last(self, shard: Shard, spec: RowSpec, window: Window) -> Row | None:
+        """Return the row of the calendar window before `window`, if anything is known of it."""
+        before = window_at(spec.period, spec.zone, window.start - 1)
+        key = spec.prefix + str(before)
+        known = key in shard.known or key in shard.rows
+        return self._row(shard, spec, str(before), before, 0) if known else None
 
     def may_miss(self) -> dict[str, int]:
         """Return what requests in flight here may use beyond their reservations, by row key; zeros are left out."""
@@ -217,6 +260,8 @@ class Registry:
         """Drop rows whose windows are long over and in which nothing is in flight."""
         minute = now_ms // 1000 // MINUTE_S
         for shard in self.shards:
+            while shard.expiring and (shard.expiring[0][0] <= now_ms or shard.expiring[0][1].is_settled):
+                shard.expiring.popleft()[1].expire()
             for due in [due for due in shard.expiries if due < minute]:
                 for key in shard.expiries.pop(due):
                     row = shard.rows.get(key)
@@ -226,6 +271,7 @@ class Registry:
                         shard.expiries.setdefault(minute + 1, []).append(key)
                     else:
                         del shard.rows[key]
+                        shard.wanting.pop(row, None)
                         if row.next is not None:
                             row.next.prev = None
 
@@ -262,15 +308,35 @@ class Registry:
                 break
             done += 1
             binding.touched = False
-            gauges += [Gauge(row.key, row.cut(seq)) for row in binding.all if row.seq != seq]
+            gauges += [Gauge(row.key, row.cut(seq), row.limit) for row in binding.all if row.seq != seq]
         shard.rejoining = max(0, shard.rejoining - done)
+        if not shard.touched:
+            shard.ackable = shard.fence
         return gauges
+
+    def wants(self, partition: int) -> list[Want]:
+        """Return what waiting requests want, of the rows where that has changed since a record last said so."""
+        shard = self.shards[partition]
+        rows, shard.wanting = shard.wanting, {}
+        wants = []
+        for row in rows:
+            if (row.want, row.want_head) != row.told_want:
+                row.told_want = (row.want, row.want_head)
+                wants.append(Want(row.key, row.want, row.want_head, row.limit))
+        return wants
+
+    def note_wants(self, row: Row) -> None:
+        """Tell the meter, with the next record, what is wanted in `row` now."""
+        row.shard.wanting[row] = None
 
     # ------------------------------------------------------------------------------------------------ snapshots
 
     def install(self, snapshot: Snapshot, instance: str, epoch: int, now_ms: int) -> Installed:
         """Install a snapshot, or a part of one, as replica `instance` in `epoch`."""
-        return install(self.shards[snapshot.partition], snapshot, (instance, epoch), now_ms)
+        installed = install(self.shards[snapshot.partition], snapshot, (instance, epoch), now_ms)
+        if installed.is_installed:
+            self.waiting.stir()
+        return installed
 
     # ------------------------------------------------------------------------------------------------- the epoch
 
@@ -302,11 +368,15 @@ class Registry:
     def rejoin(self, partition: int) -> None:
         """Begin a new epoch: no share until the meter gives one; everything in flight is carried by its records."""
         shard = self.shards[partition]
-        shard.weight, shard.hw, shard.is_synced = NO_WEIGHT, 0, False
+        shard.weight, shard.hw, shard.is_synced, shard.place = NO_WEIGHT, 0, False, -1
         shard.joined_at = shard.unconfirmed = None
         shard.generation += 1
         for row in shard.rows.values():
             row.rejoin()
+            if row.want:
+                shard.wanting[row] = None
+        for hold in [*shard.settling, *(hold for _, holds in shard.settled for hold in holds)]:
+            hold.give_back()
         held = [row for row in shard.rows.values() if row.inflight]
         carried = [Binding(held[at : at + 500], NEVER_MS, shard.generation) for at in range(0, len(held), 500)]
         shard.touched[:0] = carried

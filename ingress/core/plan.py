@@ -1,8 +1,8 @@
 """A plan: everything about (key, model, operation) that does not change from request to request, and its admission.
 
 The hot path is `Plan.admit`: compare all rows, then subtract from all rows. Whatever is not plainly admissible there
-(a window ended, a share changed, room is short) goes the slow way, which looks again before it refuses.
-Knows no HTTP; the path keeps what it needs for its provider in `target`.
+(a window ended, a share changed, room is short, a rule has more than a cap) goes the slow way, which looks again
+before it refuses. Knows no HTTP; the path keeps what it needs for its provider in `target`.
 """
 
 from __future__ import annotations
@@ -12,56 +12,33 @@ from typing import Any, Literal
 import msgspec
 
 from ingress.core.admission import Binding, Registry, RowSpec, Shard
-from ingress.core.rows import MINUTE_MS, Row
+from ingress.core.caps import NO_CAPS, Caps
+from ingress.core.ladder import GOES_ON, Judged, interval_ms, judge, seen_limit
+from ingress.core.rows import Row
+from ingress.core.verdicts import Denied, Note
 from schemas.blocks import BlockEntry
 from schemas.keys import VirtualKey
 from schemas.money import Price
 from schemas.policy import Provider
-from schemas.quota import NO_WEIGHT, Weight
+
+__all__ = ["Denied", "Hold", "Note", "Plan", "fits_at_ms"]
 
 HEADER_MS = 250
-"""Header lines may count a sliding minute as it was this long ago."""
-_REASONS = {"requests": "rpm", "tokens": "tpm", "cost": "budget"}
-
-
-class Denied(msgspec.Struct, frozen=True):
-    """Why a request may not go on, with all that a refusal and its decision record state."""
-
-    reason: str
-    """`rpm`, `tpm`, `budget`, `blocked`; `detached` where this replica may not admit anything."""
-    rule: str = ""
-    measure: str = ""
-    scope: str = ""
-    row: str = ""
-    limit: int = 0
-    """In the measure's unit, as are `used`, `asked`, `room` and `overshoot_bound`."""
-    used: int = 0
-    """Settled and in flight everywhere as of the fence, own reservations since, and what a sliding minute carries."""
-    asked: int = 0
-    room: int = 0
-    """What this replica may still admit by itself; below zero if others have used more than was known."""
-    weight: Weight = NO_WEIGHT
-    fence: int = 0
-    staleness_ms: int = 0
-    resets_at_s: int = 0
-    """Unix second at which the request would fit if nothing else came, at most the end of the next minute for a
-    sliding minute; for a budget the end of its window."""
-    retry_after_s: int = 1
-    overshoot_bound: int = 0
-    """What this replica's requests in flight may use beyond their reservations at worst. It is 0 where every
-    reservation is a maximum; the path tells `admit` where one is not."""
-    status: int = 429
-    """HTTP status: 503 for `detached`."""
+"""Header lines may count a sliding window as it was this long ago."""
+NOTHING_PASSED: frozenset[str] = frozenset()
+_REASONS = {"requests": "rpm", "tokens": "tpm", "cost": "budget", "concurrency": "concurrency"}
 
 
 class Hold:
     """A reservation. It ends exactly once: the first `settle` counts, a later one does nothing.
 
-    The gauge falls in the record that carries the terminal event, so `settle` and `Journal.terminal` belong into one
-    step, without anything awaited in between.
+    What was reserved and not used is room again at once; the gauge falls in the record that carries the terminal
+    event. So `settle` and `Journal.terminal` belong into one step, without anything awaited in between.
     """
 
-    __slots__ = ("_binding", "_is_settled", "_miss", "_nanos", "_shard", "_tokens", "rows")
+    __slots__ = (
+        "_back", "_binding", "_is_expired", "_miss", "_nanos", "_shard", "_tokens", "is_settled", "notes", "rows",
+    )  # fmt: skip
 
     def __init__(self, binding: Binding, shard: Shard, tokens: int, nanos: int, miss: tuple[int, int] | None) -> None:
         """Hold one request, `tokens` and `nanos` in the rows of `binding`."""
@@ -70,41 +47,122 @@ class Hold:
         self._tokens = tokens
         self._nanos = nanos
         self._miss = miss
-        self._is_settled = False
+        self._back: tuple[int, int, int] | None = None
+        self._is_expired = False
+        self.is_settled = False
+        self.notes: tuple[Note, ...] = ()
+        """What rules have to say of a request that goes on."""
         self.rows: msgspec.Raw = binding.encoded
         """Encoded row keys: what `UsageEvent.rows` has to be."""
 
+    @property
+    def tokens(self) -> int:
+        """What is held of tokens."""
+        return self._tokens
+
+    @property
+    def nanos(self) -> int:
+        """What is held of money, in nano-USD."""
+        return self._nanos
+
     def settle(self, requests: int, tokens: int, nanos: int) -> None:
         """End the reservation with what was used (0, 0, 0 releases it). What was used beyond it takes room at once."""
-        if self._is_settled:
+        if self.is_settled:
             return
-        self._is_settled = True
+        self.is_settled = True
         binding = self._binding
-        over = tokens - self._tokens
-        if over > 0:
+        tokens_back, nanos_back = self._tokens - tokens, self._nanos - nanos
+        if tokens_back < 0:
             self._tokens = tokens
             for row in binding.tokens:
-                row.room -= over
-        over = nanos - self._nanos
-        if over > 0:
+                row.room += tokens_back
+            tokens_back = 0
+        if nanos_back < 0:
             self._nanos = nanos
             for row in binding.costs:
-                row.room -= over
+                row.room += nanos_back
+            nanos_back = 0
+        self._back = (1 - requests, tokens_back, nanos_back)
+        self.give_back()
         if self._miss is not None:
             _add_miss(binding, -self._miss[0], -self._miss[1])
         self._shard.settling.append(self)
+        waiting = self._shard.waiting
+        if waiting:
+            waiting.stir()
+
+    def give_back(self) -> None:
+        """Make room again of what was reserved and not used."""
+        if self._back is None:
+            return
+        binding, (requests, tokens, nanos) = self._binding, self._back
+        if requests:
+            for row in binding.requests:
+                row.room += requests
+                row.refunds += requests
+        if not self._is_expired:
+            for row in binding.concurrent:
+                row.room += 1
+                row.refunds += 1
+        if tokens:
+            for row in binding.tokens:
+                row.room += tokens
+                row.refunds += tokens
+        if nanos:
+            for row in binding.costs:
+                row.room += nanos
+                row.refunds += nanos
 
     def end(self) -> None:
         """Let the gauges fall; called when the record that carries the terminal event is cut."""
         binding = self._binding
         for row in binding.requests:
             row.ended += 1
+        if not self._is_expired:
+            for row in binding.concurrent:
+                row.ended += 1
         tokens = self._tokens
         for row in binding.tokens:
             row.ended += tokens
         nanos = self._nanos
         for row in binding.costs:
             row.ended += nanos
+        self._touch()
+
+    def expire(self) -> None:
+        """Count no longer as in flight; everything else stays reserved."""
+        if self.is_settled or self._is_expired:
+            return
+        self._is_expired = True
+        for row in self._binding.concurrent:
+            row.room += 1
+            row.refunds += 1
+            row.ended += 1
+        self._touch()
+        self._shard.waiting.stir()
+
+    def extend(self, tokens: int, nanos: int, now_ms: int) -> Denied | None:
+        """Reserve `tokens` and `nanos` more for the same request, in all rows or in none; return what is in the way."""
+        if self.is_settled:
+            return None
+        binding = self._binding
+        for rows, asked in ((binding.tokens, tokens), (binding.costs, nanos)):
+            for row in rows:
+                if row.room < asked and row.ceiling.mode == "enforce":
+                    row.recompute(now_ms)
+                    if row.room < asked:
+                        return _denied(row, asked, now_ms, Judged(action=row.ceiling.final_unit))
+        for row in binding.tokens:
+            row.room -= tokens
+        for row in binding.costs:
+            row.room -= nanos
+        self._tokens += tokens
+        self._nanos += nanos
+        self._touch()
+        return None
+
+    def _touch(self) -> None:
+        binding = self._binding
         if not binding.touched:
             binding.touched = True
             self._shard.touched.append(binding)
@@ -114,8 +172,9 @@ class Plan:
     """What is resolved once a (key, model, operation) and policy version."""
 
     __slots__ = (
-        "_binding", "_registry", "_shard", "_specs", "attribution", "key", "max_output_tokens", "model",
-        "model_requested", "partition", "price", "protocol", "provider", "provider_config", "reserve_price", "target",
+        "_binding", "_registry", "_shard", "_specs", "attribution", "caps", "downgrade", "is_strict", "key",
+        "max_output_tokens", "model", "model_requested", "partition", "price", "protocol", "provider",
+        "provider_config", "reserve_price", "target", "tier",
     )  # fmt: skip
 
     def __init__(
@@ -133,6 +192,9 @@ class Plan:
         attribution: msgspec.Raw,
         registry: Registry,
         specs: tuple[RowSpec, ...],
+        caps: Caps = NO_CAPS,
+        downgrade: str = "",
+        tier: int = 1,
     ) -> None:
         """Bind a plan to the rows that `specs` describe; their windows are found at the first admission."""
         self.key = key
@@ -152,12 +214,27 @@ class Plan:
         """Encoded once; what `UsageEvent.attribution` has to be."""
         self.target: Any = None
         """The path's own: where requests of this plan go."""
+        self.caps = caps
+        self.downgrade = downgrade
+        """The model to go on with where a rung says so, as clients spell it; empty: there is none."""
+        self.tier = tier
+        """0 critical, 1 normal, 2 experimental."""
+        self.is_strict = any(spec.ceiling.strict for spec in specs)
+        """Whether a rule wants the worst case reserved."""
         self._registry = registry
         self._shard = registry.shards[partition]
         self._specs = specs
         self._binding = Binding([], 0, 0)
 
-    def admit(self, now_ms: int, tokens: int, nanos: int, miss_tokens: int = 0, miss_nanos: int = 0) -> Hold | Denied:
+    def admit(
+        self,
+        now_ms: int,
+        tokens: int,
+        nanos: int,
+        miss_tokens: int = 0,
+        miss_nanos: int = 0,
+        passed: frozenset[str] = NOTHING_PASSED,
+    ) -> Hold | Denied:
         """Reserve one request, `tokens` and `nanos` in every row, or nothing at all.
 
         Args:
@@ -166,23 +243,24 @@ class Plan:
             nanos: upper estimate of the cost in nano-USD.
             miss_tokens: by how much `tokens` may be exceeded at worst; 0 if it is a maximum.
             miss_nanos: the same of `nanos`.
+            passed: rungs that this request has gone through already (`throttle`), or cannot take (`downgrade`).
         """
         binding, shard = self._binding, self._shard
         if now_ms >= binding.until_ms or binding.generation != shard.generation or now_ms >= shard.fence_at_ms:
-            return self._admit_slowly(now_ms, tokens, nanos, miss_tokens, miss_nanos)
-        for row in binding.requests:
+            return self._admit_slowly(now_ms, tokens, nanos, (miss_tokens, miss_nanos), passed)
+        for row in binding.ones:
             if row.room < 1:
-                return self._admit_slowly(now_ms, tokens, nanos, miss_tokens, miss_nanos)
+                return self._admit_slowly(now_ms, tokens, nanos, (miss_tokens, miss_nanos), passed)
         for row in binding.tokens:
             if row.room < tokens:
-                return self._admit_slowly(now_ms, tokens, nanos, miss_tokens, miss_nanos)
+                return self._admit_slowly(now_ms, tokens, nanos, (miss_tokens, miss_nanos), passed)
         for row in binding.costs:
             if row.room < nanos:
-                return self._admit_slowly(now_ms, tokens, nanos, miss_tokens, miss_nanos)
-        return self._take(binding, tokens, nanos, miss_tokens, miss_nanos)
+                return self._admit_slowly(now_ms, tokens, nanos, (miss_tokens, miss_nanos), passed)
+        return self._take(binding, tokens, nanos, (miss_tokens, miss_nanos), now_ms)
 
-    def _take(self, binding: Binding, tokens: int, nanos: int, miss_tokens: int, miss_nanos: int) -> Hold:
-        for row in binding.requests:
+    def _take(self, binding: Binding, tokens: int, nanos: int, miss: tuple[int, int], now_ms: int) -> Hold:
+        for row in binding.ones:
             row.room -= 1
         for row in binding.tokens:
             row.room -= tokens
@@ -192,10 +270,28 @@ class Plan:
         if not binding.touched:
             binding.touched = True
             shard.touched.append(binding)
-        if miss_tokens or miss_nanos:
-            _add_miss(binding, miss_tokens, miss_nanos)
-            return Hold(binding, shard, tokens, nanos, (miss_tokens, miss_nanos))
-        return Hold(binding, shard, tokens, nanos, None)
+        if miss[0] or miss[1]:
+            _add_miss(binding, *miss)
+            hold = Hold(binding, shard, tokens, nanos, miss)
+        else:
+            hold = Hold(binding, shard, tokens, nanos, None)
+        for row in binding.concurrent:
+            if row.ceiling.hold_expires_ms:
+                shard.expiring.append((now_ms + row.ceiling.hold_expires_ms, hold))
+        return hold
+
+    def find_row(self, key: str) -> Row | None:
+        """Return the row of this plan's present windows that has `key`."""
+        return next((row for row in self._binding.all if row.key == key), None)
+
+    def needs(self, row: Row, tokens: int, nanos: int) -> int:
+        """Return how much room `row` has to have here before a request of `tokens` and `nanos` is admitted."""
+        asked = _asked(row.ceiling.measure, tokens, nanos)
+        percent = row.ceiling.withheld[self.tier]
+        if not percent:
+            return asked
+        kept = max(0, _kept(row, percent))
+        return -(-(asked + kept) * 100 // max(1, 100 - percent))
 
     def _current(self, now_ms: int) -> Binding:
         """Return the binding for `now_ms`, its rooms up to date."""
@@ -206,7 +302,9 @@ class Plan:
             self._registry.refresh(binding, self._shard, self._specs, now_ms)
         return binding
 
-    def _admit_slowly(self, now_ms: int, tokens: int, nanos: int, miss_tokens: int, miss_nanos: int) -> Hold | Denied:
+    def _admit_slowly(
+        self, now_ms: int, tokens: int, nanos: int, miss: tuple[int, int], passed: frozenset[str]
+    ) -> Hold | Denied:
         shard, binding = self._shard, self._current(now_ms)
         if now_ms >= shard.fence_at_ms or (binding.all and shard.weight.num == 0):
             staleness_ms = shard.staleness_ms(now_ms)
@@ -215,14 +313,52 @@ class Plan:
             entry = self._registry.blocks.find(spec.block_key, now_ms)
             if entry is not None:
                 return self._blocked(entry, _asked(entry.measure, tokens, nanos), now_ms)
+        worst, notes = self._look(binding, now_ms, tokens, nanos, passed)
+        if worst is not None:
+            return worst
+        hold = self._take(binding, tokens, nanos, miss, now_ms)
+        hold.notes = tuple(notes)
+        return hold
+
+    def _look(
+        self, binding: Binding, now_ms: int, tokens: int, nanos: int, passed: frozenset[str]
+    ) -> tuple[Denied | None, list[Note]]:
+        """Return the refusal that matters most, and what rules have to say if there is none."""
         worst: Denied | None = None
+        notes: list[Note] = []
         for row in binding.all:
             asked = _asked(row.ceiling.measure, tokens, nanos)
-            if asked and row.room < asked:
-                denied = _denied(row, asked, now_ms)
-                if worst is None or denied.retry_after_s > worst.retry_after_s:
-                    worst = denied
-        return worst or self._take(binding, tokens, nanos, miss_tokens, miss_nanos)
+            if not asked or (row.ceiling.is_plain and row.room >= asked):
+                continue
+            judged = GOES_ON
+            if not row.ceiling.is_plain:
+                judged = self._judge(row, asked, now_ms, passed)
+                if judged.note:
+                    notes.append(_note(row, asked, now_ms, judged))
+                if not judged.action:
+                    continue
+            denied = _denied(row, asked, now_ms, judged)
+            if worst is None or _severity(denied) > _severity(worst):
+                worst = denied
+        return worst, notes
+
+    def _judge(self, row: Row, asked: int, now_ms: int, passed: frozenset[str]) -> Judged:
+        """Return what a rule with more than a cap says of a request; `wait` where only room here is short."""
+        ceiling, tier = row.ceiling, self.tier
+        percent = ceiling.withheld[tier]
+        used = row.used + row.carried(now_ms) + asked
+        if row.downgrades and "downgrade" not in passed:
+            return Judged(action="downgrade", rung="downgrade")
+        judged = judge(
+            ceiling.rungs, used, seen_limit(row.limit, percent), mode=ceiling.mode,
+            grace_percent=ceiling.grace_percent, tier=tier, passed=passed,
+        )  # fmt: skip
+        if judged.action or ceiling.mode != "enforce":
+            return judged
+        room = row.room - (_kept(row, percent) if percent else 0)
+        if judged.note == "grace":
+            room += _kept(row, ceiling.grace_percent)
+        return judged if room >= asked else Judged(action="wait", rung=judged.rung)
 
     def _blocked(self, entry: BlockEntry, asked: int, now_ms: int) -> Denied:
         shard = self._shard
@@ -269,28 +405,50 @@ def _lines(template: bytes, rows: tuple[Row, ...], now_ms: int) -> bytes:
     for row in rows[1:]:
         if row.room + row.slack < left:
             tightest, left = row, row.room + row.slack
-    return template % (tightest.ceiling.limit, max(left, 0), _wait_s(tightest.end_s * 1000, now_ms))
+    return template % (tightest.limit, max(left, 0), _wait_s(tightest.end_s * 1000, now_ms))
 
 
 def _asked(measure: str, tokens: int, nanos: int) -> int:
-    if measure == "requests":
-        return 1
-    return tokens if measure == "tokens" else nanos
+    if measure == "tokens":
+        return tokens
+    return nanos if measure == "cost" else 1
 
 
-def _denied(row: Row, asked: int, now_ms: int) -> Denied:
+def _kept(row: Row, percent: int) -> int:
+    """Return `percent` of what this replica may have in the row, rounded up."""
+    return -(-(row.room + row.own_part) * percent // 100)
+
+
+def _severity(denied: Denied) -> tuple[bool, int]:
+    """Order refusals: those that waiting cannot help first, then by the time until it would fit."""
+    return not denied.may_wait, denied.retry_after_s
+
+
+def _note(row: Row, asked: int, now_ms: int, judged: Judged) -> Note:
+    ceiling = row.ceiling
+    used = row.used + row.carried(now_ms)
+    return Note(judged.note, judged.rung, ceiling.rule, ceiling.measure, row.scope, row.key, row.limit, used, asked)
+
+
+def _denied(row: Row, asked: int, now_ms: int, judged: Judged) -> Denied:
+    """Return the refusal of a row; one that no rung has judged is short of room here, and perhaps only here."""
     shard, ceiling = row.shard, row.ceiling
     used = row.used + row.carried(now_ms)
     fits_ms = fits_at_ms(row, asked, now_ms)
     # Where all replicas together have room, the next snapshot may bring it here.
-    soon = used + asked <= ceiling.limit
+    soon = used + asked <= row.limit
+    action = judged.action if judged.action not in ("", "wait") else "block"
+    may_wait = soon if not judged.action else judged.action in ("wait", "queue")
+    wait_ms = ceiling.queue_wait_ms if action == "queue" else 0
+    if action == "throttle":
+        wait_ms = interval_ms(asked, row.limit - used, max(0, row.end_s * 1000 - now_ms))
     return Denied(
         _REASONS[ceiling.measure],
         rule=ceiling.rule,
         measure=ceiling.measure,
         scope=row.scope,
         row=row.key,
-        limit=ceiling.limit,
+        limit=row.limit,
         used=used,
         asked=asked,
         room=row.room,
@@ -300,22 +458,32 @@ def _denied(row: Row, asked: int, now_ms: int) -> Denied:
         resets_at_s=-(-fits_ms // 1000),
         retry_after_s=1 if soon else _wait_s(fits_ms, now_ms),
         overshoot_bound=row.may_miss,
+        action=action,
+        may_wait=may_wait,
+        wait_ms=wait_ms,
+        wait_most=ceiling.queue_most if action == "queue" else 0,
+        right=row.right,
+        pending=row.own_part,
+        final_unit=ceiling.final_unit,
     )
 
 
 def fits_at_ms(row: Row, asked: int, now_ms: int) -> int:
-    """Return when `asked` fits into `row` if nothing else comes: by decay in a sliding minute, else by its end."""
+    """Return when `asked` fits into `row` if nothing else comes: by decay where it slides, else by its end."""
     end_ms = row.end_s * 1000
+    if row.ceiling.measure == "concurrency":
+        return now_ms
     if row.prev is None:
         return end_ms
-    limit, used, carried = row.ceiling.limit, max(row.used, 0), max(row.prev.used, 0)
+    length_ms = row.length_s * 1000
+    limit, used, carried = row.limit, max(row.used, 0), max(row.prev.used, 0)
     free = limit - used - asked
     if free >= 0:
-        left_ms = MINUTE_MS if carried <= free else free * MINUTE_MS // carried
+        left_ms = length_ms if carried <= free else free * length_ms // carried
         return max(now_ms, end_ms - left_ms)
     free = max(limit - asked, 0)
-    left_ms = MINUTE_MS if used <= free else free * MINUTE_MS // used
-    return end_ms + MINUTE_MS - left_ms
+    left_ms = length_ms if used <= free else free * length_ms // used
+    return end_ms + length_ms - left_ms
 
 
 def _wait_s(until_ms: int, now_ms: int) -> int:

@@ -1,148 +1,279 @@
-"""A row as one replica sees it: what the meter has confirmed, what it admitted itself since, and the room that is left.
+"""A row as one replica sees it: what it has there itself, what it may have, and the room between the two.
 
-Theory (the protocol's proof is in the meter's favour: it needs nothing but the formula below and in-order installs).
+Theory. The meter gives each replica a right in each row (`meter.core.rights`): what it may have there in all, settled
+and in flight. Its own part is known here at once and exactly, so
 
-    room = share(L - low) - (G - low) - (gross - gross at hw)
+    room = right - own part - own part of the window before, as far as that still counts
 
-`G` and `low` are of the last snapshot that mentioned the row, `gross` is the monotone sum of what this replica ever
-reserved in it, and `gross at hw` is the part of it that the snapshot includes. `room` is cached: an admission takes
-from it, and everything else recomputes it. So `gross` is not kept on the hot path: it is what was there at the last
-recomputation plus what `room` has lost since (`budget - room`). In flight is `gross - ended`.
+needs nothing that is on its way. Others' parts only matter for what refusals and headers tell, and for whether it is
+worth waiting. A row that no snapshot has mentioned, or of which the log does not know the limit yet, has no right in
+it: there a replica may have its share of the limit by membership, less what gone replicas have used.
 
-Minute rows slide: L is the ceiling less the part of the previous minute that a minute's view still covers. Time only
-ever adds room, so a cached room is safe and merely old; who lacks room recomputes before refusing.
+`room` is cached: an admission takes from it, a settlement gives back to it, and everything else recomputes it. So the
+own part is not kept on the hot path: it is what was there at the last recomputation and what `room` has lost since.
+
+Time only ever adds room to a row that slides, so a cached room is safe and merely old; who lacks room recomputes
+before refusing. A limit that this replica's policy has lowered holds here at once, in proportion; a raised one is told
+to the meter, which gives the rights for it.
 
 Knows no clock, no window arithmetic, no policy.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ingress.core.ladder import BLOCK, Rungs
+from schemas.rows import Measure
 
 if TYPE_CHECKING:
     from ingress.core.admission import Shard
+    from schemas.quota import RowState
 
 MINUTE_S = 60
 MINUTE_MS = 60_000
 GRACE_S = 120
-"""Rows are kept for this long after their window: a minute row serves as the previous one, late events settle."""
-MAX_MARKS = 256
-"""Cuts of a row that may wait for confirmation one by one; beyond it they are thinned, which only costs room."""
+"""Rows are kept for this long after they may count: late events settle."""
+FOREVER_S = 1 << 40
+CARRY_AFTER_S = 60
+"""A window has to be over for this long before what it left unused is carried over: then everybody has told of it."""
+
+
+class LimitPlan(Protocol):
+    """The limit of a rule over time and scopes."""
+
+    def limit_at(self, scope: str, now_s: int) -> tuple[int, int]:
+        """Return the limit in the row's unit, and the unix second until which it holds."""
+        ...
 
 
 class Ceiling:
-    """What a rule allows in one measure. All rows of the rule share it, so a new policy changes them at once."""
+    """What a rule allows in one measure and period, and what happens at the cap.
 
-    __slots__ = ("limit", "measure", "rule")
+    All rows of the rule share it, so a new policy changes them at once. `limit` is in the unit of the measure.
+    """
 
-    def __init__(self, rule: str, measure: str, limit: int) -> None:
-        """`limit` is in the unit of the measure."""
+    __slots__ = (
+        "carry_percent", "final_unit", "grace_percent", "hold_expires_ms", "limit", "measure", "mode", "period",
+        "plan", "queue_most", "queue_wait_ms", "rule", "rungs", "strict", "version", "withheld",
+    )  # fmt: skip
+
+    def __init__(self, rule: str, measure: str, limit: int, period: str = "") -> None:
         self.rule = rule
         self.measure = measure
+        self.period = period
         self.limit = limit
+        self.plan: LimitPlan | None = None
+        """Where the limit depends on time or scope; None: it is `limit`."""
+        self.mode = "enforce"
+        """`enforce`; `soft` warns, `shadow` records, and neither refuses."""
+        self.rungs: Rungs = BLOCK
+        self.withheld: tuple[int, int, int] = (0, 0, 0)
+        """Percent of the limit that tier 0, 1, 2 may not take."""
+        self.grace_percent = 0
+        self.queue_wait_ms = 0
+        self.queue_most = 256
+        self.strict = False
+        """Reserve what a request may use at worst."""
+        self.final_unit = "finish"
+        self.carry_percent = 0
+        """Of the limit, at most, that an earlier window's unused part adds; 0: nothing is carried over."""
+        self.hold_expires_ms = 0
+        """How long a request counts as in flight at most; 0: as long as it is."""
+        self.version = 0
+        """Rises whenever something here changes."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to look at but room."""
+        return self.mode == "enforce" and self.rungs == BLOCK and not (self.grace_percent or any(self.withheld))
+
+
+class Known(NamedTuple):
+    """What a snapshot says of a row to one replica; the names are those of `Row`."""
+
+    others: int
+    gone: int
+    right: int
+    right_limit: int
+
+
+def view_of(state: RowState, place: int) -> Known:
+    """Return what `state` says to the replica at `place` among the snapshot's members; -1: to one that is none."""
+    total, nets, rights = state.settled + state.inflight, state.nets, state.rights
+    own = nets[place] if 0 <= place < len(nets) else 0
+    right = -1 if state.limit < 0 else rights[place] if 0 <= place < len(rights) else 0
+    return Known(total - own, total - sum(nets), right, state.limit)
 
 
 class Row:
     """One counter in one window."""
 
     __slots__ = (
-        "budget", "ceiling", "confirmed", "end_s", "ended", "gross", "key", "low", "marks", "may_miss", "next", "prev",
-        "room", "scope", "seq", "shard", "slack", "total",
+        "_base", "_limit_until_s", "_limit_version", "budget", "ceiling", "downgrades", "end_s", "ended", "extra",
+        "gone", "key", "last", "length_s", "limit", "may_miss", "net", "next", "others", "own_part", "prev", "refunds",
+        "right", "right_limit", "room", "scope", "seq", "shard", "slack", "told_want", "want", "want_head",
     )  # fmt: skip
 
-    def __init__(self, key: str, scope: str, ceiling: Ceiling, shard: Shard, end_s: int) -> None:
-        """Begin a row that no snapshot has mentioned; its window ends at unix second `end_s`."""
+    def __init__(self, key: str, scope: str, ceiling: Ceiling, shard: Shard, end_s: int, length_s: int = 0) -> None:
+        """Begin a row that no snapshot has mentioned.
+
+        Args:
+            key: of the row.
+            scope: part of the key, as refusals name it.
+            ceiling: of its rule.
+            shard: of its partition.
+            end_s: unix second at which its window ends.
+            length_s: of its window, where the one before counts in; 0 where it stands alone.
+        """
         self.key = key
         self.scope = scope
         self.ceiling = ceiling
         self.shard = shard
         self.end_s = end_s
+        self.length_s = length_s
         self.prev: Row | None = None
-        """The minute before, of a row that slides."""
+        """The window before, of a row that slides."""
         self.next: Row | None = None
-        self.total = self.low = 0
-        self.gross = self.ended = self.confirmed = 0
+        self.last: Row | None = None
+        """The window before, of a row to which something may be carried over."""
+        self.others = self.gone = 0
+        """What all others, and of those the ones that are gone, have in it, as of the last snapshot."""
+        self.right = -1
+        """What this replica may have in it; -1: its share."""
+        self.right_limit = -1
+        """What rights were given out of; -1: the log does not know the limit yet."""
+        self.net = self.refunds = self.ended = 0
         self.room = self.budget = 0
+        self.own_part = 0
+        """What this replica had in it, and of the window before as far as that counts, at the last recomputation."""
         self.slack = 0
         """What all replicas together have left is `room + slack`."""
         self.may_miss = 0
         """What requests in flight here may use beyond their reservations at worst."""
-        self.marks: list[tuple[int, int]] = []
-        """(seq, gross) of cuts that no snapshot includes yet, where gross had grown."""
+        self.want = self.want_head = 0
+        """Room that waiting requests need: all of them, and the first."""
+        self.told_want = (0, 0)
+        self.downgrades = False
+        """An answer was cut off here: requests go to a cheaper model for the rest of the window."""
         self.seq = 0
         """The record whose cut has seen this row last."""
+        self.extra = 0
+        self.limit = ceiling.limit
+        """In force, as of the last recomputation."""
+        self._base = ceiling.limit
+        """The limit without what is carried over."""
+        self._limit_until_s = -1
+        self._limit_version = -1
+
+    @property
+    def own(self) -> int:
+        """What this replica has in it, settled and in flight."""
+        return self.net + self.budget - self.room
 
     @property
     def all_gross(self) -> int:
-        """Everything this replica ever reserved here."""
-        return self.gross + self.budget - self.room
+        """Everything this epoch ever reserved here, and used beyond that."""
+        return self.net + self.budget - self.room + self.refunds
 
     @property
     def inflight(self) -> int:
         """What is reserved here and not yet booked by an event that was cut."""
-        return self.gross + self.budget - self.room - self.ended
+        return self.net + self.budget - self.room + self.refunds - self.ended
 
     @property
     def used(self) -> int:
-        """Settled and in flight everywhere as of the last snapshot, and own reservations since."""
-        return self.total + self.gross + self.budget - self.room - self.confirmed
+        """Settled and in flight: own, and everywhere else as of the last snapshot."""
+        return self.others + self.net + self.budget - self.room
 
     def carried(self, now_ms: int) -> int:
-        """Return how much of the previous minute counts against this row at `now_ms`, rounded up."""
+        """Return how much of the window before counts against this row at `now_ms`, rounded up."""
         prev = self.prev
+        return 0 if prev is None else self._counts(prev.used, now_ms)
+
+    def _counts(self, amount: int, now_ms: int) -> int:
+        if self.ceiling.measure == Measure.CONCURRENCY:
+            return max(amount, 0)
+        length_ms = self.length_s * 1000
         left_ms = self.end_s * 1000 - now_ms
-        if prev is None or left_ms <= 0:
+        if left_ms <= 0 or amount <= 0:
             return 0
-        return -(-max(prev.used, 0) * min(left_ms, MINUTE_MS) // MINUTE_MS)
+        return -(-amount * min(left_ms, length_ms) // length_ms)
 
     def recompute(self, now_ms: int) -> None:
         """Bring `room` up to date."""
-        shard = self.shard
-        gross = self.gross = self.gross + self.budget - self.room
-        if self.marks:
-            self._confirm_up_to(shard.hw)
-        low = self.low
-        headroom = self.ceiling.limit - low
-        if self.prev is not None:
-            headroom -= self.carried(now_ms)
-        share = shard.weight.share(headroom)
-        self.slack = headroom - share
-        self.room = self.budget = share - (self.total - low) - (gross - self.confirmed)
+        net = self.net = self.net + self.budget - self.room
+        limit = self.limit = self._limit(now_ms)
+        prev = self.prev
+        if prev is None:
+            self.own_part = net
+            room = self._right(limit, 0) - net
+            self.slack = limit - self.others - net - room
+        else:
+            own = self.own_part = net + self._counts(prev.own, now_ms)
+            room = self._right(limit, self._counts(prev.gone, now_ms)) - own
+            self.slack = limit - self.others - net - self._counts(prev.used, now_ms) - room
+        self.room = self.budget = room
 
-    def confirm(self, total: int, low: int, hw: int, now_ms: int) -> None:
-        """Take over what a snapshot says that includes own records up to `hw`."""
-        self.total = total
-        self.low = low
-        if self.marks:
-            self._confirm_up_to(hw)
+    def _right(self, limit: int, carried_gone: int) -> int:
+        """Return what this replica may have here if the limit is `limit`."""
+        right, given_of = self.right, self.right_limit
+        if right >= 0:
+            return right * limit // given_of if limit < given_of else right
+        share = self.shard.weight.share(limit - carried_gone - (self.gone if given_of < 0 else 0))
+        prev = self.prev
+        if prev is not None and 0 <= prev.right < share:
+            return prev.right
+        return share
+
+    def _limit(self, now_ms: int) -> int:
+        ceiling = self.ceiling
+        plan = ceiling.plan
+        if plan is None:
+            limit = ceiling.limit
+        else:
+            if now_ms >= self._limit_until_s * 1000 or self._limit_version != ceiling.version:
+                self._base, self._limit_until_s = plan.limit_at(self.scope, now_ms // 1000)
+                self._limit_version = ceiling.version
+            limit = self._base
+        return limit + self._carried_over(limit, now_ms) if ceiling.carry_percent else limit
+
+    def _carried_over(self, limit: int, now_ms: int) -> int:
+        """Return what the window before leaves to this one: as seen here once it is over, else as the log has it."""
+        most = limit * self.ceiling.carry_percent // 100
+        last = self.last
+        if last is not None and not self.extra and now_ms // 1000 >= last.end_s + CARRY_AFTER_S:
+            self.extra = min(max(last._limit(now_ms) - last.used, 0), most)
+        return max(self.extra, min(self.right_limit - limit, most), 0)
+
+    def confirm(self, known: Known, now_ms: int) -> None:
+        """Take over what a snapshot says."""
+        self.learn(known)
         self.recompute(now_ms)
         if self.next is not None:
             self.next.recompute(now_ms)
 
-    def _confirm_up_to(self, hw: int) -> None:
-        marks = self.marks
-        count = 0
-        for seq, gross in marks:
-            if seq > hw:
-                break
-            self.confirmed = gross
-            count += 1
-        if count:
-            del marks[:count]
+    def learn(self, known: Known) -> None:
+        """Take over what a snapshot says, without a look at what follows from it."""
+        self.others, self.gone, self.right, self.right_limit = known
+
+    def forget(self, now_ms: int) -> None:
+        """Take that the log does not know this row."""
+        self.others = self.gone = 0
+        self.right = self.right_limit = -1
+        self.recompute(now_ms)
 
     def cut(self, seq: int) -> int:
         """Note that record `seq` carries this row; return the gauge it has to carry."""
         self.seq = seq
-        gross = self.gross + self.budget - self.room
-        marks = self.marks
-        if gross != (marks[-1][1] if marks else self.confirmed):
-            marks.append((seq, gross))
-            if len(marks) > MAX_MARKS:
-                del marks[1:-1:2]
-        return gross - self.ended
+        return self.net + self.budget - self.room + self.refunds - self.ended
 
     def rejoin(self) -> None:
-        """Forget the confirmations of an epoch that is over: what is in flight counts as unconfirmed again."""
-        self.marks.clear()
+        """Begin a new epoch: what has been settled belongs to the old one, what is in flight is carried over."""
+        inflight = self.inflight
+        self.others += self.own - inflight
+        self.net = inflight
+        self.refunds = self.ended = self.room = self.budget = 0
+        self.right = self.right_limit = -1
         self.seq = 0
-        self.confirmed = self.ended
+        self.told_want = (0, 0)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ingress.core.rows import GRACE_S, MINUTE_S
+from ingress.core.rows import GRACE_S, MINUTE_S, view_of
 from schemas.quota import NO_WEIGHT, Member, RowState, Snapshot
+from schemas.rows import Measure
 
 if TYPE_CHECKING:
     from ingress.core.admission import Shard
@@ -42,7 +43,9 @@ def install(shard: Shard, snapshot: Snapshot, run: tuple[str, int], now_ms: int)
     shard.is_synced = snapshot.full or (was_synced and follows)
     if not shard.is_synced:
         return Installed(is_lost=was_synced)
-    mine = next((member for member in snapshot.members if (member.instance, member.epoch) == run), None)
+    runs = [(member.instance, member.epoch) for member in snapshot.members]
+    shard.place = runs.index(run) if run in runs else -1
+    mine = snapshot.members[shard.place] if shard.place >= 0 else None
     changed = _shares_changed(shard.members, snapshot.members)
     shard.members = snapshot.members
     shard.fence, shard.installed_ms = snapshot.fence, now_ms
@@ -67,13 +70,13 @@ def _take_share(shard: Shard, mine: Member | None) -> None:
 
 
 def _install_some(shard: Shard, states: list[RowState], now_ms: int) -> None:
-    rows, known, hw = shard.rows, shard.known, shard.hw
+    rows, known, place = shard.rows, shard.known, shard.place
     for state in states:
         row = rows.get(state.row)
         if row is not None:
-            row.confirm(state.settled + state.inflight, state.low, hw, now_ms)
+            row.confirm(view_of(state, place), now_ms)
         elif state.row in known:
-            known[state.row] = state
+            known[state.row] = view_of(state, place)
         else:
             _learn(shard, state, now_ms)
 
@@ -84,16 +87,18 @@ def _install_all(shard: Shard, states: list[RowState], now_ms: int) -> None:
         del shard.known[key]
     for row in list(shard.rows.values()):
         if row.key not in mentioned:
-            row.confirm(0, 0, shard.hw, now_ms)
+            row.forget(now_ms)
     _install_some(shard, states, now_ms)
 
 
 def _learn(shard: Shard, state: RowState, now_ms: int) -> None:
-    """Remember a row that no plan here has used, unless its window is long over."""
-    start, _, length = state.row.rpartition("@")[2].partition("+")
-    due = (int(start) + int(length) + GRACE_S) // MINUTE_S
+    """Remember a row that no plan here has used, unless it is long out of use."""
+    head, _, text = state.row.rpartition("@")
+    start, _, length = text.partition("+")
+    chained = head.endswith(("/minute", "/rolling")) or f"/{Measure.CONCURRENCY}/" in head
+    due = (int(start) + int(length) * (1 + chained) + GRACE_S) // MINUTE_S
     if due >= now_ms // 1000 // MINUTE_S:
-        shard.known[state.row] = state
+        shard.known[state.row] = view_of(state, shard.place)
         shard.expiries.setdefault(due, []).append(state.row)
 
 

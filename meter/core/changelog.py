@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from meter.core.ledger import LEDGER_SLOTS, Account
-from meter.core.rows import SLOTS, Row, due_ms
+from meter.core.rows import SLOTS, Holding, Row, Run
 from meter.core.runs import RunState
 from meter.core.shard import Shard
 from meter.core.shares import Granted, Share
@@ -36,14 +36,31 @@ HEADER = b"TWS\x01"
 META = "meta"
 
 
+class HoldingRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A `meter.core.rows.Holding` and whose it is."""
+
+    instance: str
+    epoch: int
+    settled: int
+    inflight: int
+    right: int
+    most: int
+    since: int
+    want: int
+    head: int
+    demand: int
+    seen: int
+
+
 class RowRecord(msgspec.Struct, frozen=True, array_like=True):
-    """A row. `gauges` are (instance, epoch, in flight)."""
+    """A row with its holdings, by run."""
 
     key: str
     settled: int
-    gauges: list[tuple[str, int, int]]
-    low_prev: int
-    low_cur: int
+    limit: int
+    limit_version: int
+    decayed_ms: int
+    holdings: list[HoldingRecord]
 
 
 class RowSlot(msgspec.Struct, frozen=True, array_like=True):
@@ -89,7 +106,6 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
 
     fence: int
     log_ms: int
-    generation_since: int
     runs: list[RunRecord]
     row_slots: list[int]
     ledger_slots: list[int]
@@ -104,6 +120,7 @@ class Flush(NamedTuple):
 
 
 Part = TypeVar("Part", RowSlot, LedgerSlot, Meta)
+_HELD = HoldingRecord.__struct_fields__[2:]
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -157,7 +174,6 @@ class Changelog:
         return Meta(
             fence=shard.fence,
             log_ms=shard.log_ms,
-            generation_since=shard.generation_since,
             runs=[_run_record(state) for state in [*shard.runs.members, *gone]],
             row_slots=list(self._row_fences),
             ledger_slots=list(self._ledger_fences),
@@ -175,7 +191,7 @@ class Changelog:
         shard = log.shard
         if META in parts:
             meta = _decode(Meta, parts[META], META)
-            shard.fence, shard.log_ms, shard.generation_since = meta.fence, meta.log_ms, meta.generation_since
+            shard.fence, shard.log_ms = meta.fence, meta.log_ms
             for record in meta.runs:
                 shard.runs.add(_run_state(record))
             log._row_fences, log._ledger_fences = list(meta.row_slots), list(meta.ledger_slots)
@@ -227,17 +243,27 @@ def _decode(kind: type[Part], data: bytes, name: str) -> Part:
 
 
 def _row_record(row: Row) -> RowRecord:
-    gauges = sorted((*run, inflight) for run, inflight in row.gauges.items())
-    return RowRecord(row.key, row.settled, gauges, row.low_prev, row.low_cur)
+    held = [
+        HoldingRecord(*run, *(getattr(holding, name) for name in _HELD))
+        for run, holding in sorted(row.holdings.items(), key=_run_of)
+    ]
+    return RowRecord(row.key, row.settled, row.limit, row.limit_version, row.decayed_ms, held)
 
 
 def _row(record: RowRecord) -> Row:
-    row = Row(record.key, *due_ms(record.key))
-    row.settled = record.settled
-    row.gauges = {(instance, epoch): inflight for instance, epoch, inflight in record.gauges}
-    row.inflight = sum(row.gauges.values())
-    row.low_prev, row.low_cur = record.low_prev, record.low_cur
+    row = Row(record.key)
+    row.settled, row.limit, row.limit_version = record.settled, record.limit, record.limit_version
+    row.decayed_ms = record.decayed_ms
+    for held in record.holdings:
+        holding = row.holdings[held.instance, held.epoch] = Holding()
+        for name in _HELD:
+            setattr(holding, name, getattr(held, name))
+        row.inflight += held.inflight
     return row
+
+
+def _run_of(item: tuple[Run, Holding]) -> Run:
+    return item[0]
 
 
 def _run_record(state: RunState) -> RunRecord:

@@ -12,7 +12,7 @@ import msgspec
 
 from schemas import codec
 from schemas.errors import DecodeError
-from schemas.usage import Batch, Evict, Gauge, Totals, UsageEvent
+from schemas.usage import Batch, Evict, Gauge, Totals, UsageEvent, Want
 
 DAY_MS = 24 * 3_600_000
 
@@ -28,7 +28,7 @@ class ReadBatch(msgspec.Struct, frozen=True, array_like=True, tag=1):
     policy_version: int
     final: bool
     gauges: list[Gauge]
-    wants: list[Gauge]
+    wants: list[Want]
     told: Totals
     events: list[UsageEvent]
 

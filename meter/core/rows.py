@@ -1,9 +1,7 @@
-"""Rows as the meter keeps them: sums, gauges, the least total still in use, and when a row is out of use.
+"""Rows as the meter keeps them: sums, what each replica holds and may have, and when a row is out of use.
 
-A row's total is what is settled in it plus what its gauges hold. `low` is the least total over the versions that some
-replica may still be admitting with. It is kept as two minima, of the current generation of versions and of the one
-before; a generation ends when every replica has installed a version of it, so a quiet row's `low` reaches its total
-after two.
+A row's total is what is settled in it plus what its gauges hold. What each live replica has of it, and has a right
+to, is a `Holding` (the rules are in `rights`); the rest of the total is what gone replicas have used.
 
 Rows are spread over slots, which is how they reach the changelog. After a restore some slots may be ahead of the rest
 of the state (see `changelog`); a row of such a slot is left alone until the fold has caught up with it.
@@ -13,33 +11,84 @@ from __future__ import annotations
 
 import heapq
 import zlib
+from collections.abc import Sequence
+from typing import Protocol
 
 from schemas.rows import Measure, parse_row_key
-from schemas.windows import Period
+from schemas.windows import Window
 
 SLOTS = 64
-MINUTE_GRACE_MS = 3 * 60_000
+SHORT_GRACE_MS = 2 * 60_000
 OTHER_GRACE_MS = 2 * 24 * 3_600_000
 
 Run = tuple[str, int]
 """An (instance, epoch): one run of a replica."""
 
 
+class Member(Protocol):
+    """A live run."""
+
+    run: Run
+
+
+class Holding:
+    """What one run has in a row, and may have; all in the unit of the row's measure.
+
+    Attributes:
+        settled, inflight: its part of the row's total.
+        right: what it may have in all, as snapshots from fence `since` on say.
+        most: the largest right that it may still be using; `right`, once it has acknowledged `since`.
+        want, head: what its waiting requests ask for, all of them and the first.
+        demand: what it lately took, halved again and again as time passes; `seen` is its part when last looked at.
+    """
+
+    __slots__ = ("demand", "head", "inflight", "most", "right", "seen", "settled", "since", "want")
+
+    def __init__(self) -> None:
+        self.settled = self.inflight = 0
+        self.right = self.most = self.since = 0
+        self.want = self.head = 0
+        self.demand = self.seen = 0
+
+    @property
+    def net(self) -> int:
+        """Its part of the row's total."""
+        return self.settled + self.inflight
+
+
 class Row:
-    """One counter. `settled`, `inflight`, `low_prev` and `low_cur` are in the unit of its measure."""
+    """One counter. `settled` and `inflight` are in the unit of its measure."""
 
-    __slots__ = ("due_ms", "gauges", "inflight", "key", "low_cur", "low_prev", "mark", "measure", "settled", "slot")
+    __slots__ = (
+        "decayed_ms", "due_ms", "end_ms", "holdings", "inflight", "key", "limit", "limit_version", "mark", "measure",
+        "prev_key", "settled", "slides_ms", "slot",
+    )  # fmt: skip
 
-    def __init__(self, key: str, measure: str, due_ms: int) -> None:
+    def __init__(self, key: str) -> None:
+        """Begin the row of `key`; ValueError if that is no row key."""
+        parts = parse_row_key(key)
+        window = parts.window
         self.key = key
-        self.measure = measure
-        self.due_ms = due_ms
+        self.measure = parts.measure
         self.slot = zlib.crc32(key.encode()) % SLOTS
+        self.end_ms = window.end * 1000
+        self.slides_ms = slides_ms(parts.measure, window)
+        """Length of the window of a row that the one before counts in; 0 for one that stands alone."""
+        self.prev_key = ""
+        if self.slides_ms:
+            before = Window(window.period, 2 * window.start - window.end, window.start)
+            self.prev_key = key[: key.rindex("/") + 1] + str(before)
+        self.due_ms = self.end_ms + (self.slides_ms + SHORT_GRACE_MS if self.slides_ms else OTHER_GRACE_MS)
+        """Log time at which the row is out of use."""
         self.settled = 0
         self.inflight = 0
-        self.gauges: dict[Run, int] = {}
-        self.low_prev = 0
-        self.low_cur = 0
+        self.limit = -1
+        """As replicas tell it; -1 as long as none has."""
+        self.limit_version = 0
+        """Of the policy that the limit is from."""
+        self.holdings: dict[Run, Holding] = {}
+        self.decayed_ms = 0
+        """Log time at which demands were halved last."""
         self.mark = -1
         """Offset of the last record that touched the row."""
 
@@ -49,21 +98,21 @@ class Row:
         return self.settled + self.inflight
 
     @property
-    def low(self) -> int:
-        """The least total over the versions that some replica may still be using."""
-        return min(self.low_prev, self.low_cur)
-
-    @property
     def keeps_gauges(self) -> bool:
         """Whether what a lost replica had in flight stays charged: money may have been spent."""
         return self.measure == Measure.COST
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether requests wait for room in it."""
+        return any(holding.want for holding in self.holdings.values())
 
-def due_ms(key: str) -> tuple[str, int]:
-    """Return the measure of a row key and the log time at which the row is out of use; ValueError if it is no key."""
-    parts = parse_row_key(key)
-    grace = MINUTE_GRACE_MS if parts.window.period == Period.MINUTE else OTHER_GRACE_MS
-    return parts.measure, parts.window.end * 1000 + grace
+
+def slides_ms(measure: str, window: Window) -> int:
+    """Return the length of a window that the one before it counts in, or 0."""
+    if measure == Measure.CONCURRENCY or window.period in ("minute", "rolling"):
+        return (window.end - window.start) * 1000
+    return 0
 
 
 class Rows:
@@ -72,8 +121,8 @@ class Rows:
     def __init__(self) -> None:
         self.by_key: dict[str, Row] = {}
         self.slots: list[set[Row]] = [set() for _ in range(SLOTS)]
-        self.unsettled: set[Row] = set()
-        """Rows whose `low` has not reached their total."""
+        self.wanted: set[Row] = set()
+        """Rows that requests wait for."""
         self.gauged: dict[Run, set[Row]] = {}
         """Rows in which a run has a gauge."""
         self._by_due: dict[int, set[Row]] = {}
@@ -83,15 +132,14 @@ class Rows:
         """Return the row of `key`, new if need be; None if it is out of use. ValueError if `key` is no row key."""
         row = self.by_key.get(key)
         if row is None:
-            measure, due = due_ms(key)
-            if due <= log_ms:
+            row = Row(key)
+            if row.due_ms <= log_ms:
                 return None
-            row = Row(key, measure, due)
             self.add(row)
         return row
 
     def add(self, row: Row) -> None:
-        """Index a row with its gauges."""
+        """Index a row with its holdings."""
         self.by_key[row.key] = row
         self.slots[row.slot].add(row)
         same = self._by_due.get(row.due_ms)
@@ -100,22 +148,34 @@ class Rows:
             heapq.heappush(self._dues, row.due_ms)
         else:
             same.add(row)
-        for run in row.gauges:
-            self.gauged.setdefault(run, set()).add(row)
-        if row.low_prev != row.total or row.low_cur != row.total:
-            self.unsettled.add(row)
+        for run, holding in row.holdings.items():
+            if holding.inflight:
+                self.gauged.setdefault(run, set()).add(row)
+        if row.is_wanted:
+            self.wanted.add(row)
 
     def set_gauge(self, row: Row, run: Run, inflight: int) -> None:
         """Make `run`'s reservation in `row` exactly `inflight`."""
-        row.inflight += inflight - row.gauges.get(run, 0)
+        holding = row.holdings.get(run)
+        if holding is None:
+            if not inflight:
+                return
+            holding = row.holdings[run] = Holding()
+        row.inflight += inflight - holding.inflight
+        holding.inflight = inflight
         if inflight:
-            row.gauges[run] = inflight
             self.gauged.setdefault(run, set()).add(row)
-        elif row.gauges.pop(run, None) is not None:
+        elif run in self.gauged:
             held = self.gauged[run]
             held.discard(row)
             if not held:
                 del self.gauged[run]
+
+    def forget_gone(self, row: Row, members: Sequence[Member]) -> None:
+        """Drop the holdings of runs that are no members any more and have nothing in flight."""
+        live = {member.run for member in members}
+        for run in [run for run, held in row.holdings.items() if run not in live and not held.inflight]:
+            del row.holdings[run]
 
     def gauged_by(self, run: Run) -> list[Row]:
         """Return the rows in which `run` has a gauge, by key."""
@@ -129,7 +189,8 @@ class Rows:
         for row in retired:
             del self.by_key[row.key]
             self.slots[row.slot].discard(row)
-            self.unsettled.discard(row)
-            for run in list(row.gauges):
-                self.set_gauge(row, run, 0)
+            self.wanted.discard(row)
+            for run, holding in list(row.holdings.items()):
+                if holding.inflight:
+                    self.set_gauge(row, run, 0)
         return retired

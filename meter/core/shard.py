@@ -13,9 +13,10 @@ from __future__ import annotations
 from meter.core.faults import Fault, FaultKind
 from meter.core.ledger import DAY_MS, KEEP_MS, Account, Ledger, day_key, run_key
 from meter.core.records import Charges, Organisations, ReadBatch, Tally, add, read, tally
-from meter.core.rows import Row, Rows, Run
+from meter.core.rights import begin, change_limit, note_demand, rebalance
+from meter.core.rows import Holding, Row, Rows, Run
 from meter.core.runs import Runs, RunState
-from meter.core.shares import balanced, forget_unused, oldest_in_use, rebalance
+from meter.core.shares import balanced, forget_unused, move
 from schemas.codec import decode_rows
 from schemas.errors import DecodeError
 from schemas.rows import Measure
@@ -48,8 +49,6 @@ class Shard:
         self.partition = partition
         self.fence = 0
         self.log_ms = 0
-        self.generation_since = 0
-        """First fence of the current generation of row versions."""
         self.rows = Rows()
         self.runs = Runs()
         self.ledger = Ledger()
@@ -69,6 +68,8 @@ class Shard:
         self._offset = -1
         self._touched: list[Row] = []
         self._balanced = True
+        self._stirred = False
+        """Whether rights may have become free in rows that the record does not touch."""
         self._rows_cache: dict[bytes, RowsByMeasure] = {}
         self._organisations = Organisations(MAX_CACHED)
 
@@ -139,7 +140,9 @@ class Shard:
         if batch.ack > state.ack:
             state.ack = min(batch.ack, self._offset)
             forget_unused(state)
+            self._stirred = True
         problem = self._set_gauges(state, batch)
+        problem = self._set_wants(state, batch) or problem
         problem = self._book(state, tally(batch.events, self._organisations)) or problem
         self.counts.events += len(batch.events)
         self.changed_ledger[run_key(run)] = None
@@ -148,61 +151,38 @@ class Shard:
         return problem
 
     def _finish(self) -> None:
-        """Bring what follows from the record into the state: shares, lows, generations, the fence."""
+        """Bring what follows from the record into the state: shares, rights, the fence."""
         fence = self._offset + 1
         members = self.runs.members
         if not self._balanced:
-            if rebalance(members, fence):
+            if move(members, fence):
                 self.urgent = True
             self._balanced = balanced(members)
-        in_use = [used for state in members if (used := oldest_in_use(state)) is not None]
-        self._settle_touched(nobody=not in_use)
-        if min(in_use, default=fence) >= self.generation_since:
-            self._end_generation(fence, nobody=not in_use)
+        if self._stirred:
+            self._stirred = False
+            for row in sorted(self.rows.wanted, key=lambda row: row.key):
+                self._touch(row)
+        if self._touched:
+            self._move_rights(fence)
         self.fence = fence
         if self.rows_ahead or self.ledger_ahead:
             self.rows_ahead = {slot: ahead for slot, ahead in self.rows_ahead.items() if ahead > fence}
             self.ledger_ahead = {slot: ahead for slot, ahead in self.ledger_ahead.items() if ahead > fence}
 
-    def _settle_touched(self, nobody: bool) -> None:
-        """Bring the lows of the rows that the record touched up to date, and mark them as changed."""
-        if not self._touched:
-            return
-        unsettled, changed, dirty = self.rows.unsettled, self.changed_rows, self.dirty_rows
+    def _move_rights(self, fence: int) -> None:
+        """Give those who are short in a row that the record touched what others do not need; mark rows as changed."""
+        members, log_ms, by_key = self.runs.members, self.log_ms, self.rows.by_key
+        changed, dirty = self.changed_rows, self.dirty_rows
         for row in self._touched:
-            total = row.settled + row.inflight
-            if nobody:
-                row.low_prev = row.low_cur = total
-            else:
-                if total < row.low_cur:
-                    row.low_cur = total
-                if row.low_prev != total or row.low_cur != total:
-                    unsettled.add(row)
+            if len(row.holdings) > len(members):
+                self.rows.forget_gone(row, members)
+            if row.limit >= 0:
+                note_demand(row, log_ms)
+                rebalance(row, by_key.get(row.prev_key), members, fence, log_ms)
             changed[row] = None
             dirty.add(row.slot)
         self._touched.clear()
         self.urgent = True
-
-    def _end_generation(self, fence: int, nobody: bool) -> None:
-        """Every replica uses versions of this generation: the one before no longer counts for `low`.
-
-        Where `nobody` may admit at all, no version before this one counts.
-        """
-        self.generation_since = fence
-        unsettled, changed, dirty = self.rows.unsettled, self.changed_rows, self.dirty_rows
-        for row in tuple(unsettled):
-            if self.rows_ahead and self._is_ahead(row):
-                continue
-            total = row.settled + row.inflight
-            before, ended = row.low_prev, total if nobody else row.low_cur
-            low = before if before < row.low_cur else row.low_cur
-            row.low_prev, row.low_cur = ended, total
-            if ended == total:
-                unsettled.discard(row)
-            dirty.add(row.slot)
-            if (ended if ended < total else total) != low:
-                changed[row] = None
-                self.urgent = True
 
     # -------------------------------------------------------------------------------------------------- members
 
@@ -233,7 +213,7 @@ class Shard:
             self._drop_member(state)
         for row in self.rows.gauged_by(state.run):
             if self._touch(row):
-                row.settled += row.gauges[state.run] if keep_charged else 0
+                row.settled += row.holdings[state.run].inflight if keep_charged else 0
                 self.rows.set_gauge(row, state.run, 0)
         del self.runs.open[state.run]
         key = run_key(state.run)
@@ -246,7 +226,14 @@ class Shard:
 
     def _drop_member(self, state: RunState) -> None:
         self.runs.drop_member(state)
+        for row in sorted(self.rows.wanted, key=lambda row: row.key):
+            holding = row.holdings.get(state.run)
+            if holding is not None and holding.want and self._touch(row):
+                holding.want = holding.head = 0
+                if not row.is_wanted:
+                    self.rows.wanted.discard(row)
         self._balanced = False
+        self._stirred = True
         self.urgent = True
 
     def _is_closed(self, run: Run) -> bool:
@@ -289,7 +276,41 @@ class Shard:
             elif row is None:
                 self.counts.late += 1
             elif (state.live or row.keeps_gauges) and self._touch(row):
+                if gauge.limit >= 0:
+                    self._set_limit(row, gauge.limit, batch.policy_version)
                 self.rows.set_gauge(row, state.run, gauge.inflight)
+        return problem
+
+    def _set_limit(self, row: Row, limit: int, version: int) -> None:
+        """Take the limit of a row as a replica has it, unless it is of an older policy than what is known."""
+        if version < row.limit_version:
+            return
+        row.limit_version = version
+        if row.limit < 0:
+            row.limit = limit
+            begin(row, self.rows.by_key.get(row.prev_key), self.runs.members, self._offset + 1, self.log_ms)
+        elif limit != row.limit:
+            change_limit(row, limit, self._offset + 1)
+
+    def _set_wants(self, state: RunState, batch: ReadBatch) -> Fault | None:
+        problem = None
+        for want in batch.wants:
+            try:
+                row = self._row(want.row)
+            except ValueError as error:
+                problem = Fault(FaultKind.INVALID, f"want: {error}")
+                continue
+            if min(want.amount, want.head) < 0 or want.head > want.amount:
+                problem = Fault(FaultKind.INVALID, f"want of {want.row}: {want.head} of {want.amount}")
+            elif row is not None and state.live and self._touch(row):
+                if want.limit >= 0:
+                    self._set_limit(row, want.limit, batch.policy_version)
+                holding = row.holdings.setdefault(state.run, Holding())
+                holding.want, holding.head = want.amount, want.head
+                if row.is_wanted:
+                    self.rows.wanted.add(row)
+                else:
+                    self.rows.wanted.discard(row)
         return problem
 
     def _book(self, state: RunState, sums: Tally) -> Fault | None:
@@ -300,7 +321,7 @@ class Shard:
             except (DecodeError, ValueError) as error:
                 problem = Fault(FaultKind.INVALID, f"event: {error}")
                 continue
-            self._charge(found, charges)
+            self._charge(found, charges, state)
         for (org, day), totals in sums.sums.items():
             add(state.totals, totals)
             account = self.ledger.get(day_key(org, day), max((day + 1) * DAY_MS, self.log_ms) + KEEP_MS)
@@ -310,13 +331,18 @@ class Shard:
                 self.dirty_ledger.add(account.slot)
         return problem
 
-    def _charge(self, rows: RowsByMeasure, charges: Charges) -> None:
-        offset, touch = self._offset, self._touch
+    def _charge(self, rows: RowsByMeasure, charges: Charges, state: RunState) -> None:
+        offset, touch, run, is_live = self._offset, self._touch, state.run, state.live
         for found, amount in zip(rows, (charges.requests, charges.tokens, charges.nanos), strict=True):
             if amount:
                 for row in found:
                     if row.mark == offset or touch(row):
                         row.settled += amount
+                        if is_live:
+                            holding = row.holdings.get(run)
+                            if holding is None:
+                                holding = row.holdings[run] = Holding()
+                            holding.settled += amount
 
     def _resolve(self, encoded: bytes) -> RowsByMeasure:
         """Return the rows of an encoded list; the answer is remembered if all of them are in use."""

@@ -56,14 +56,6 @@ def forget_unused(holder: Holder) -> None:
         del grants[0]
 
 
-def oldest_in_use(holder: Holder) -> int | None:
-    """Return the lowest fence whose rows the holder may be admitting with; None while it may not admit at all."""
-    for grant in holder.grants:
-        if grant.share is not None:
-            return max(holder.ack, grant.since)
-    return None
-
-
 def takes_part(holder: Holder) -> bool:
     """Return whether the holder has a share, or may have one: it has installed what was published after it joined."""
     last = holder.grants[-1]
@@ -78,7 +70,7 @@ def balanced(holders: Sequence[Holder]) -> bool:
     )
 
 
-def rebalance(holders: Sequence[Holder], fence: int) -> bool:
+def move(holders: Sequence[Holder], fence: int) -> bool:
     """Move the shares of `holders` (in join order) towards the target as far as is safe now; True if any changed.
 
     What changes is in force from `fence` on.

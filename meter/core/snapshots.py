@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from meter.core.ledger import run_key, state_of
-from meter.core.rows import Row
+from meter.core.rows import Row, Run
 from meter.core.runs import RunState
 from meter.core.shard import Shard
 from meter.core.shares import weight_of
@@ -32,7 +32,8 @@ def snapshot(shard: Shard, stamp: Stamp, full: bool) -> list[Snapshot]:
     """
     if not shard.whole:
         raise ValueError(f"partition {shard.partition}: the state is not at one fence yet")
-    rows = _row_states(sorted(shard.rows.by_key.values(), key=_key) if full else shard.changed_rows)
+    runs = [state.run for state in shard.runs.members]
+    rows = _row_states(sorted(shard.rows.by_key.values(), key=_key) if full else shard.changed_rows, runs)
     ledger = _whole_ledger(shard) if full else _changed_ledger(shard)
     members = [_member(state) for state in shard.runs.members]
     shard.changed_rows.clear()
@@ -60,8 +61,15 @@ def snapshot(shard: Shard, stamp: Stamp, full: bool) -> list[Snapshot]:
     ]
 
 
-def _row_states(rows: Iterable[Row]) -> list[RowState]:
-    return [RowState(row.key, row.settled, row.inflight, min(row.low_prev, row.low_cur)) for row in rows]
+def _row_states(rows: Iterable[Row], runs: list[Run]) -> list[RowState]:
+    return [_row_state(row, runs) for row in rows]
+
+
+def _row_state(row: Row, runs: list[Run]) -> RowState:
+    held = [row.holdings.get(run) for run in runs]
+    nets = [0 if holding is None else holding.settled + holding.inflight for holding in held]
+    rights = [0 if holding is None else holding.right for holding in held] if row.limit >= 0 else []
+    return RowState(row.key, row.settled, row.inflight, row.limit, rights, nets)
 
 
 def _member(state: RunState) -> Member:

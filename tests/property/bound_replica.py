@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ingress.core.admission import Registry, Shard
-from ingress.core.plan import Denied, Plan
-from schemas.codec import decode_rows, encode_record
+from ingress.core.plan import Hold, Plan
+from ingress.core.waiting import Ticket
+from schemas.codec import decode_record, decode_rows, encode_record
 from schemas.quota import Snapshot
-from schemas.usage import Batch, Gauge, Totals
+from schemas.usage import Batch, Gauge, Totals, Want
 from tests.property.bound_scenario import (
     BACKLOG,
     HEARTBEAT_MS,
@@ -91,7 +94,11 @@ class Replica:
         self.outbox.clear()
         limit = self.world.limit_of
         registry.set_ceilings(
-            [("org", "cost", limit("org")), ("team", "tokens", limit("team")), ("pace", "tokens", limit("pace"))]
+            [
+                ("org", "cost", "", limit("org")),
+                ("team", "tokens", "", limit("team")),
+                ("pace", "tokens", "", limit("pace")),
+            ]
         )
         self.plans = [plan_of(registry, team) for team in TEAMS]
         self.last_cut = 0
@@ -122,6 +129,7 @@ class Replica:
         """Send what the dead epoch left: its records, then one with its last events that is final."""
         self.alive = self.replaying = self.connected = True
         disk = self.disk
+        disk.records = [_without_gauges(record) for record in disk.records]
         self.outbox = list(disk.records)
         for request in disk.open:
             request.actual = request.reserved  # an unknown request is charged as reserved
@@ -153,13 +161,15 @@ class Replica:
         if self.alive and not self.replaying:
             self.leaving = True
 
+    def right_in(self, key: str) -> int:
+        """Return what this replica may have in a row by the right that it knows; -1 without one."""
+        known = self.shard.rows.get(key) or self.shard.known.get(key)
+        return -1 if known is None else known.right
+
     def total_of(self, key: str) -> int:
-        """Return the total of a row in the version that this replica uses."""
+        """Return the total of a row as this replica sees it."""
         row = self.shard.rows.get(key)
-        if row is not None:
-            return row.total
-        state = self.shard.known.get(key)
-        return state.settled + state.inflight if state else 0
+        return row.used if row is not None else 0
 
     # -------------------------------------------------------------------------------------------------- requests
 
@@ -171,9 +181,31 @@ class Replica:
         plan = world.random.choice(self.plans)
         size = world.random.randint(1, world.scenario.biggest)
         world.asked += size
-        hold = plan.admit(world.now, size, size)
-        if isinstance(hold, Denied):
+        outcome = plan.admit(world.now, size, size)
+        if isinstance(outcome, Hold):
+            self._admitted(plan, size, outcome)
+        elif outcome.may_wait and world.scenario.waits_ms:
+            until_ms = world.now + world.scenario.waits_ms
+            ticket = Ticket(plan, size, size, 0, 0, tier=1, since_ms=world.now, until_ms=until_ms)
+            if self.registry.waiting.add(ticket, outcome):
+                life = self.life
+                world.at(world.scenario.waits_ms, lambda: self._serve(life))
+        else:
+            world.refused(self, plan, outcome)
+
+    def _serve(self, life: int) -> None:
+        """Let those go on for whom there is room now, and those whose time is up be refused."""
+        if life != self.life or not self.alive or self.replaying:
             return
+        for ticket, outcome in self.registry.waiting.serve(self.world.now):
+            if isinstance(outcome, Hold):
+                self._admitted(ticket.plan, ticket.tokens, outcome)
+                self.world.waited.append(self.world.now - ticket.since_ms)
+            else:
+                self.world.refused(self, ticket.plan, outcome)
+
+    def _admitted(self, plan: Plan, size: int, hold: Hold) -> None:
+        world = self.world
         keys = decode_rows(hold.rows)
         request = Request(self.run, keys, hold, size, world.random.randint(0, size), plan)
         self.disk.open.append(request)
@@ -187,6 +219,8 @@ class Replica:
             self.disk.ended.append(request)
             request.hold.settle(1, request.actual, request.actual)
             self.world.ended(request)
+            if self.registry.waiting.stirred:
+                self._serve(life)
 
     # --------------------------------------------------------------------------------------------------- records
 
@@ -213,12 +247,16 @@ class Replica:
         disk = self.disk
         disk.seq += 1
         ended, disk.ended = disk.ended, []
-        self._queue(self.run, disk.seq, gauges, ended, final)
+        wants = self.registry.wants(0)
+        self._queue(self.run, disk.seq, gauges, ended, final, 0 if self.replaying else self.shard.ackable, wants)
 
-    def _queue(self, run: tuple[str, int], seq: int, gauges: list[Gauge], ended: list[Request], final: bool) -> None:
+    def _queue(
+        self, run: tuple[str, int], seq: int, gauges: list[Gauge], ended: list[Request], final: bool, ack: int,
+        wants: list[Want],
+    ) -> None:  # fmt: skip
         now = self.world.now
         batch = Batch(
-            *run, seq, self.shard.fence, now, 1, final, gauges, [], Totals(),
+            *run, seq, ack, now, 1, final, gauges, wants, Totals(),
             [event_of(request, now) for request in ended],
         )  # fmt: skip
         record = Record(run[1], seq, encode_record(batch), ended, now)
@@ -288,6 +326,8 @@ class Replica:
             installed = self.registry.install(snapshot, self.name, self.epoch, self.world.now)
             self.ack_due |= installed.ack_is_due
             self.world.shares_in_use()
+            if self.registry.waiting.stirred:
+                self._serve(life)
             if (installed.is_evicted or installed.is_lost) and not self.leaving:
                 self._rejoin()
 
@@ -304,4 +344,11 @@ class Replica:
         self.registry.rejoin(0)
         self.shard.fence_at_ms = 0
         self._cut()
-        self._queue(*old, [], [], final=True)
+        self._queue(*old, [], [], True, 0, [])
+
+
+def _without_gauges(record: Record) -> Record:
+    """Return a record as a successor sends it again: it has the events, and knows neither gauges nor what was read."""
+    batch = decode_record(record.value)
+    assert isinstance(batch, Batch)
+    return record._replace(value=encode_record(msgspec.structs.replace(batch, gauges=[], wants=[], ack=0)))

@@ -57,6 +57,8 @@ class Scenario:
     leaves: int = 0
     misses: int = 0
     """Replicas that lose a snapshot."""
+    waits_ms: int = 250
+    """How long requests wait for room that others have."""
     paced: bool = True
     """Whether the rule by the minute limits anything."""
     length_ms: int = 4_000

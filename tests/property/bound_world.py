@@ -15,8 +15,11 @@ from collections.abc import Callable
 
 import msgspec
 
+from ingress.core.plan import Denied, Plan
 from meter.adapters.partition import Partition
 from meter.core.changelog import META, Changelog
+from meter.core.rights import most_of
+from meter.core.rows import Row
 from meter.core.shares import weight_of
 from schemas.codec import decode_record, decode_rows, decode_snapshot, encode_record
 from schemas.usage import Evict, UsageEvent
@@ -36,6 +39,10 @@ class World:
         self.truth: Counter[str] = Counter()
         self.allowed_over: Counter[str] = Counter()
         self.published_fence = 0
+        self.waited: list[int] = []
+        """How long requests waited that were admitted then, ms."""
+        self.refusals: list[tuple[int, int]] = []
+        """(used, limit) of the row that refused a request, in truth."""
         self.asked = 0
         """What all requests asked for, refused ones too."""
         self.ending = False
@@ -105,6 +112,11 @@ class World:
                 f"of {limit} + {self.allowed_over[key]}"
             )
 
+    def refused(self, replica: Replica, plan: Plan, denied: Denied) -> None:
+        """Note how full the row was, in truth, that a request was refused for."""
+        if denied.row and replica.may_admit:
+            self.refusals.append((self.truth[denied.row] + denied.asked, denied.limit))
+
     def limit_of(self, rule: str) -> int:
         """Return what a row of the rule may hold."""
         if rule == "pace" and not self.scenario.paced:
@@ -132,6 +144,9 @@ class World:
     def folded(self) -> None:
         """Check laws that hold at every fence: the shares, and that `low` is in use by nobody beyond it."""
         shard = self.meter.partition.shard
+        for key, row in shard.rows.by_key.items():
+            if row.limit >= 0 and not shard.rows_ahead:
+                self._check_rights(key, row)
         for headroom in (1, 2, 3, 7, self.random.randint(1, 5_000)):
             most = sum(
                 max(weight_of(grant.share).share(headroom) for grant in state.grants) for state in shard.runs.members
@@ -140,10 +155,27 @@ class World:
         if shard.fence < self.published_fence:
             return  # replicas may be using versions that this meter has not reached again
         for replica in self.replicas:
-            if replica.may_admit:
+            state = shard.runs.open.get(replica.run)
+            if replica.may_admit and state is not None and state.live:
                 for key, row in shard.rows.by_key.items():
-                    total = replica.total_of(key)
-                    assert row.low <= total, f"{replica.name} uses {key} at {total}, low is {row.low}"
+                    holding, right = row.holdings.get(replica.run), replica.right_in(key)
+                    if row.limit >= 0 and right >= 0:
+                        most = 0 if holding is None else most_of(holding, state.ack)
+                        assert right <= most, f"{replica.name} uses a right of {right} in {key}, {most} is counted"
+
+    def _check_rights(self, key: str, row: Row) -> None:
+        """Check that what everybody may have of a row is at most its limit."""
+        members = self.meter.partition.shard.runs.members
+        gone, most = row.total, 0
+        for run, held in row.holdings.items():  # a new epoch has told of it already, the old one has not ended
+            if any(state.run[0] == run[0] and state.run[1] > run[1] for state in members):
+                gone -= held.inflight
+        for state in members:
+            holding = row.holdings.get(state.run)
+            if holding is not None:
+                gone -= holding.net
+                most += most_of(holding, state.ack)
+        assert gone + most <= row.limit + self.allowed_over[key], f"{key}: {gone} + {most} of {row.limit}"
 
     def shares_in_use(self) -> None:
         """Check that what replicas really use never sums over the headroom."""
@@ -155,12 +187,13 @@ class World:
         shard = self.meter.partition.shard
         quiet = all(replica.is_quiet for replica in self.replicas)
         gone = {run for run, state in shard.runs.open.items() if not state.live}
-        settled = all(row.low == row.total and gone.issuperset(row.gauges) for row in shard.rows.by_key.values())
+        gauges = [run for row in shard.rows.by_key.values() for run, held in row.holdings.items() if held.inflight]
+        settled = gone.issuperset(gauges)
         return quiet and settled and self.meter.alive and shard.fence == len(self.log) and not shard.changed_rows
 
     def _unrest(self) -> object:
         shard = self.meter.partition.shard
-        rows = [(row.key, row.settled, row.gauges, row.low) for row in shard.rows.by_key.values()]
+        rows = [(row.key, row.settled, row.inflight) for row in shard.rows.by_key.values()]
         replicas = [(r.run, r.alive, r.is_quiet, len(r.outbox), r.connected, r.leaving) for r in self.replicas]
         return self.meter.alive, shard.fence, len(self.log), rows, replicas
 
@@ -176,7 +209,7 @@ class World:
         assert sum(t.charge_nanos for t in totals) + sum(a.totals.charge_nanos for a in runs) == ledger
         assert sum(t.charge_nanos for t in days) == ledger
         if not self.scenario.lost_disks:
-            assert not any(row.gauges for row in shard.rows.by_key.values())
+            assert not any(row.inflight for row in shard.rows.by_key.values())
             for key, row in shard.rows.by_key.items():
                 assert row.settled == self.truth[key], "what was used is not what was booked"
 
