@@ -125,6 +125,10 @@ test-integration: install ## One real service each
 test-e2e: install ## The whole stack
 	@$(PYTEST) -m "not slow" tests/e2e
 
+.PHONY: test-bound
+test-bound: install ## Check with bursts and faults that no limit leaks (options: make test-bound ARGS="--short --seed 7")
+	@$(BIN)/python -m tests.bound $(ARGS)
+
 .PHONY: bench
 bench: install ## Measure; prints a table and writes .reports/bench.json
 	@mkdir -p .reports

@@ -1,0 +1,36 @@
+"""What the deployment's own ledger says of the runs, once it has settled."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.bound.account import Booked
+from tests.e2e.stack import Stack
+
+_EVENTS = (
+    "SELECT key_id AS name, countIf(status = 'settled') AS settled, sum(charge_requests) AS requests, "
+    "uniqExactIf(toStartOfMinute(occurred_at), charge_requests > 0) AS windows FROM tollway.usage GROUP BY key_id"
+)
+_REFUSALS = (
+    "SELECT key_id AS name, count() AS refusals, countIf(used_value * 10 < limit_value * 9) AS false_refusals "
+    "FROM tollway.enforcement_decisions WHERE action = 'refuse' AND rule = key_id GROUP BY key_id"
+)
+
+
+def booked(stack: Stack) -> tuple[dict[str, Booked], list[str]]:
+    """Return what is booked by run, and what `tollway verify` finds wrong."""
+    verified = stack.json("verify")
+    problems = [] if verified["ok"] is True else [f"tollway verify: {json.dumps(verified)[:2000]}"]
+    found: dict[str, dict[str, int]] = {}
+    for query in (_EVENTS, _REFUSALS):
+        for row in _rows(stack.run("sql", query, "--format", "json")):
+            counts = {name: int(value) for name, value in row.items() if name != "name"}
+            found.setdefault(str(row["name"]), {}).update(counts)
+    return {name: Booked(**counts) for name, counts in found.items()}, problems
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
+    rows = json.loads(text)
+    assert isinstance(rows, list)
+    return rows

@@ -1,0 +1,136 @@
+"""`python -m tests.bound.witness --port N --journal FILE`: the simulated provider, which also writes down what came.
+
+What the provider saw is what was admitted, whatever became of connections, replicas and records afterwards. A line is
+written when a request arrives and another when its answer is complete; both are with the system before the answer is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from deploy.simulator import Entry, Ledger, Simulator
+from deploy.simulator.answer import Answer
+from deploy.simulator.connection import Request
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Arrival(msgspec.Struct, frozen=True, tag="a"):
+    """A request reached the provider."""
+
+    id: str
+    nonce: str
+    at_ms: int
+    input: int
+    output: int
+    lasts_ms: int
+    """How long the answer takes at least."""
+
+
+class End(msgspec.Struct, frozen=True, tag="e"):
+    """The answer to a request is complete."""
+
+    id: str
+    at_ms: int
+
+
+@dataclass
+class Served:
+    """One request as the provider saw it; counts are tokens."""
+
+    nonce: str
+    at_ms: int
+    end_ms: int
+    """When the answer was complete; when it would have been, if the connection broke before."""
+    input: int
+    output: int
+
+
+def read(text: bytes) -> list[Served]:
+    """Return the requests of a journal in order of arrival; a last line that is not whole yet is left out."""
+    decode = msgspec.json.Decoder(Arrival | End).decode
+    found: dict[str, Served] = {}
+    for line in text.split(b"\n")[:-1]:
+        entry = decode(line)
+        if isinstance(entry, Arrival):
+            ends = entry.at_ms + entry.lasts_ms
+            found[entry.id] = Served(entry.nonce, entry.at_ms, ends, entry.input, entry.output)
+        elif entry.id in found:
+            found[entry.id].end_ms = entry.at_ms
+    return list(found.values())
+
+
+class _Ends(Ledger):
+    """A ledger that tells when an answer is complete."""
+
+    def __init__(self, journal: int) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def record(self, entry: Entry) -> None:
+        """Count and write down one completed answer."""
+        super().record(entry)
+        os.write(self._journal, _encode(End(entry.id, _now_ms())) + b"\n")
+
+
+class Witness(Simulator):
+    """A simulator that appends to a journal."""
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__()
+        self._journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self.ledger = _Ends(self._journal)
+
+    def answer(self, request: Request) -> Answer:
+        """Decide the answer, and write down that the request is here."""
+        answer = super().answer(request)
+        entry = answer.entry
+        if entry is not None:
+            lasts_ms = int(answer.delay_s * 1000) * (len(answer.parts) if answer.streamed else 1)
+            arrival = Arrival(entry.id, entry.nonce, _now_ms(), entry.input, entry.output, lasts_ms)
+            os.write(self._journal, _encode(arrival) + b"\n")
+        return answer
+
+    def close(self) -> None:
+        """Close the journal."""
+        os.close(self._journal)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def _serve(port: int, journal: Path) -> None:
+    witness = Witness(journal)
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await witness.start(port)
+    print(f"witness: ready at {witness.url}", flush=True)
+    await stopped.wait()
+    await witness.stop()
+    witness.close()
+
+
+def main() -> int:
+    """Run the process."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bound.witness", description=__doc__)
+    parser.add_argument("--port", type=int, required=True, help="port to listen on, 0 for a free one")
+    parser.add_argument("--journal", type=Path, required=True, metavar="FILE", help="file to append to")
+    options = parser.parse_args()
+    uvloop.run(_serve(options.port, options.journal))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
