@@ -20,6 +20,7 @@ from ingress.adapters.http import application
 from ingress.adapters.provider_pool import ProviderPool
 from ingress.adapters.server import HttpServer
 from ingress.adapters.targets import TargetBook
+from ingress.adapters.waiting import Waiting
 from ingress.core.ports import Context
 from ingress.core.resolver import Resolver
 from ingress.core.stats import Stats
@@ -69,11 +70,13 @@ class Ingress:
             on_fault=self._fault,
         )
         self._pool = ProviderPool()
+        self._waiting = Waiting(self._governance.registry.waiting, wall_clock_ms)
         services = Services(
             self._context,
             self._pool,
             self._governance.journal,
             wall_clock_ms,
+            self._waiting,
             request_logger(settings.request_log),
         )
         self._server = HttpServer(application(self, registry(self.stats, self._readings)), services, settings)
@@ -94,6 +97,7 @@ class Ingress:
         if self._opener is not None:
             self._opener.cancel()
             await asyncio.gather(self._opener, return_exceptions=True)
+        self._waiting.drain()
         await self._server.stop()
         self._pool.abort()
         await self._pool.close()

@@ -53,11 +53,16 @@ CONNECTIONS = Described("provider_connections", "gauge", ("state",), "Connection
 WAITING = Described("provider_waiting", "gauge", (), "Requests that wait for a connection to a provider.")
 OPENED = Described("provider_connections_opened", "counter", (), "Connections to providers that were opened.")
 REUSED = Described("provider_connections_reused", "counter", (), "Requests sent on a connection that was open.")
+ACTIONS = Described(
+    "rule_actions", "counter", ("action",), "What rules did to requests at the cap, or said of them, by action."
+)
+HELD = Described("requests_waiting", "gauge", (), "Requests that wait at the cap: for room, their turn or their time.")
+WAITED = Described("waited_seconds", "histogram", ("for",), "How long requests waited at the cap, by what for.")
 RETRIED = Described("provider_stale_connections", "counter", (), "Requests sent again because the first was stale.")
 
 CATALOGUE = (
     REQUESTS, DURATION, FIRST_BYTE, SOURCES, TOKENS, IN_FLIGHT, BUGS, READY, POLICY_VERSION, EPOCH, STALENESS, ROWS,
-    WAL_BYTES, UNSENT, CONNECTIONS, WAITING, OPENED, REUSED, RETRIED,
+    WAL_BYTES, UNSENT, CONNECTIONS, WAITING, OPENED, REUSED, RETRIED, ACTIONS, HELD, WAITED,
 )  # fmt: skip
 
 Reading = tuple[Described, tuple[str, ...], float]
@@ -90,6 +95,7 @@ class _Ingress(Collector):
                 yield family
         yield _histogram(DURATION, self._stats.durations)
         yield _histogram(FIRST_BYTE, self._stats.first_bytes)
+        yield _histogram(WAITED, self._stats.waits)
 
     def _counted(self) -> Iterator[Reading]:
         stats = self._stats
@@ -98,6 +104,8 @@ class _Ingress(Collector):
         yield TOKENS, (), stats.tokens
         yield IN_FLIGHT, (), stats.in_flight
         yield BUGS, (), stats.bugs
+        yield from ((ACTIONS, (action,), count) for action, count in stats.actions.items())
+        yield HELD, (), stats.waiting
 
 
 def _histogram(described: Described, spreads: Mapping[str, Spread]) -> HistogramMetricFamily:

@@ -6,6 +6,7 @@ kinds can follow each other on a connection. Frames answers in HTTP/1.1; decides
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -15,9 +16,13 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from ingress.adapters.provider.port import Attempt, HeaderList, ProviderEgress, ProviderFault
+from ingress.adapters.waiting import Waiting
 from ingress.core.exchange import Exchange
+from ingress.core.plan import Hold
 from ingress.core.ports import Context
 from ingress.core.protocols import Operation
+from ingress.core.verdicts import Denied
+from ingress.core.waiting import Ticket
 from schemas.ids import uuid7
 
 if TYPE_CHECKING:
@@ -31,17 +36,17 @@ _log = structlog.get_logger("ingress.exchange")
 class EventLog(Protocol):
     """What a driver needs of the journal."""
 
-    def admitted(self, partition: int, event: bytes, then: Callable[[], None]) -> None:
-        """Write an admission; then call `then`."""
+    def admitted(self, partition: int, event: bytes, then: Callable[[], None], *decisions: bytes) -> None:
+        """Write an admission, and what rules decided on the way to it; then call `then`."""
 
-    def terminal(self, partition: int, event: bytes, then: Callable[[], None], decision: bytes | None = None) -> None:
+    def terminal(self, partition: int, event: bytes, then: Callable[[], None], *decisions: bytes) -> None:
         """Write the end of an exchange, and the decision of a refusal; then call `then`."""
 
 
 class Services:
     """What all drivers of a process share."""
 
-    __slots__ = ("context", "egress", "journal", "log_requests", "now_ms")
+    __slots__ = ("context", "egress", "journal", "log_requests", "now_ms", "waiting")
 
     def __init__(
         self,
@@ -49,13 +54,15 @@ class Services:
         egress: ProviderEgress,
         journal: EventLog,
         now_ms: Callable[[], int],
+        waiting: Waiting,
         log_requests: Callable[[Exchange], None] | None = None,
     ) -> None:
-        """Bring together log, provider side and clock; `log_requests` is called at the end of each exchange."""
+        """Bring together log, provider side, waiting room and clock; `log_requests` is called at each end."""
         self.context = context
         self.egress = egress
         self.journal = journal
         self.now_ms = now_ms
+        self.waiting = waiting
         self.log_requests = log_requests
 
 
@@ -64,7 +71,8 @@ class Driver:
 
     __slots__ = (
         "attempt", "body_done", "disconnected", "exchange", "is_chunked", "is_current", "is_discarding", "is_oversize",
-        "is_started", "keep_alive", "limit_bytes", "parts", "protocol", "response_complete", "services", "size",
+        "is_started", "keep_alive", "limit_bytes", "parts", "pause", "protocol", "response_complete", "services",
+        "size", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +85,8 @@ class Driver:
         self.exchange = Exchange(services.context, self, operation, query, services.now_ms())
         self.keep_alive = keep_alive
         self.attempt: Attempt | None = None
+        self.ticket: Ticket | None = None
+        self.pause: asyncio.TimerHandle | None = None
         self.parts: list[bytes] = []
         self.size = 0
         self.body_done = self.response_complete = self.disconnected = False
@@ -161,6 +171,31 @@ class Driver:
         if self.attempt is not None:
             self.attempt.resume_reading()
 
+    # -- from the waiting room (`waiting.Guest`), and from our own timer -----------------------------------------
+
+    def served(self, outcome: Hold | Denied) -> None:
+        """Pass on what has come of waiting."""
+        self.ticket = None
+        try:
+            self.exchange.served(outcome, self.services.now_ms())
+        except Exception:
+            self._crash()
+
+    def drain(self) -> None:
+        """Pass on that nobody waits here any more."""
+        self.ticket = None
+        try:
+            self.exchange.drain(self.services.now_ms())
+        except Exception:
+            self._crash()
+
+    def _woken(self) -> None:
+        self.pause = None
+        try:
+            self.exchange.woken(self.services.now_ms())
+        except Exception:
+            self._crash()
+
     # -- from the provider (`port.ResponseSink`) -----------------------------------------------------------------
 
     def provider_head(self, status: int, headers: HeaderList) -> None:
@@ -173,7 +208,7 @@ class Driver:
     def provider_data(self, data: bytes) -> None:
         """Pass bytes of the answer on."""
         try:
-            if self.exchange.provider_data(data):
+            if self.exchange.provider_data(data, self.services.now_ms()):
                 self.cancel_request()
                 self.exchange.provider_fault("answer_too_large", True, "", self.services.now_ms())
         except Exception:
@@ -197,13 +232,33 @@ class Driver:
 
     # -- effects (`ports.Effects`) -------------------------------------------------------------------------------
 
-    def record_admitted(self, partition: int, event: bytes) -> None:
+    def record_admitted(self, partition: int, event: bytes, decisions: tuple[bytes, ...]) -> None:
         """Write the admission to the journal."""
-        self.services.journal.admitted(partition, event, self._admitted)
+        self.services.journal.admitted(partition, event, self._admitted, *decisions)
 
-    def record_terminal(self, partition: int, event: bytes, decision: bytes | None) -> None:
+    def record_terminal(self, partition: int, event: bytes, decisions: tuple[bytes, ...]) -> None:
         """Write the end to the journal."""
-        self.services.journal.terminal(partition, event, self._ended, decision)
+        self.services.journal.terminal(partition, event, self._ended, *decisions)
+
+    def wait(self, delay_ms: int) -> None:
+        """Set a timer of this request's own."""
+        self.pause = asyncio.get_running_loop().call_later(delay_ms / 1000, self._woken)
+
+    def enter(self, ticket: Ticket, denied: Denied) -> int:
+        """Go into the waiting room."""
+        position = self.services.waiting.enter(ticket, denied, self)
+        if position:
+            self.ticket = ticket
+        return position
+
+    def leave(self) -> None:
+        """Leave the waiting room, and stop the timer."""
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None:
+            self.services.waiting.leave(ticket)
+        pause, self.pause = self.pause, None
+        if pause is not None:
+            pause.cancel()
 
     def send_request(self, origin: Any, request: bytes) -> None:
         """Send to the provider."""

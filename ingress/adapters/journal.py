@@ -89,15 +89,20 @@ class Journal:
 
     # ------------------------------------------------------------------------------------------------- the path
 
-    def admitted(self, partition: int, event: bytes, then: Callable[[], None]) -> None:
-        """Write the event that is to count if this process dies before the request ends; then call `then`."""
+    def admitted(self, partition: int, event: bytes, then: Callable[[], None], *decisions: bytes) -> None:
+        """Write the event that is to count if this process dies before the request ends; then call `then`.
+
+        `decisions` are encoded, and about the way to the admission.
+        """
         if self._closed:
             raise JournalClosed(f"the journal is closed: {self._closed}")
         self._open[event[ID]] = _Open(partition, event, self._wal.segments[-1])
+        if decisions:
+            self._decide(partition, decisions)
         self._write(self._heads[partition][0].frame(event), event, then)
 
-    def terminal(self, partition: int, event: bytes, then: Callable[[], None], decision: bytes | None = None) -> None:
-        """Write a terminal event, and an encoded `Decision` if there is one; then call `then`.
+    def terminal(self, partition: int, event: bytes, then: Callable[[], None], *decisions: bytes) -> None:
+        """Write a terminal event, and encoded `Decision`s if there are any; then call `then`.
 
         Call `Hold.settle` in the same step, without awaiting anything in between.
         """
@@ -106,11 +111,17 @@ class Journal:
         self._open.pop(event[ID], None)
         heads, lane = self._heads[partition], self.lanes[partition]
         lane.events.add(event)
-        if decision is not None:
-            lane.decisions.add(decision)
-            self._parts += (heads[2].frame(decision), decision)
+        if decisions:
+            self._decide(partition, decisions)
         self._dirty.add(partition)
         self._write(heads[1].frame(event), event, then)
+
+    def _decide(self, partition: int, decisions: tuple[bytes, ...]) -> None:
+        head, lane = self._heads[partition][2], self.lanes[partition]
+        for decision in decisions:
+            lane.decisions.add(decision)
+            self._parts += (head.frame(decision), decision)
+        self._dirty.add(partition)
 
     def _write(self, head: bytes, payload: bytes, then: Callable[[], None]) -> None:
         if not self._thens:

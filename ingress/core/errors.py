@@ -39,13 +39,19 @@ KINDS: dict[str, Kind] = {
     "unknown_org": Kind(_INVALID, "unknown_organization", "permission_error"),
     "unknown_model": Kind(_INVALID, "model_not_found", "not_found_error", "model"),
     "model_not_allowed": _PERMISSION,
+    "frozen": Kind(_INVALID, "scope_frozen", "permission_error"),
     "wrong_operation": Kind(_INVALID, "unsupported_operation", _INVALID, "model"),
     "unknown_route": Kind(_INVALID, "unknown_url", "not_found_error"),
     "method": Kind(_INVALID, "method_not_supported", _INVALID),
+    "max_input_tokens": Kind(_INVALID, "max_input_tokens", _INVALID),
+    "max_output_tokens": Kind(_INVALID, "max_output_tokens", _INVALID),
+    "max_cost": Kind(_INVALID, "max_cost", _INVALID),
     "rpm": _RATE,
     "tpm": _RATE,
+    "concurrency": _RATE,
     "budget": _QUOTA,
     "blocked": _QUOTA,
+    "stopping": Kind("server_error", "stopping", "api_error"),
     "not_ready": Kind("server_error", "not_ready", "api_error"),
     "detached": Kind("server_error", "detached", "api_error"),
     "no_credential": Kind("server_error", "provider_not_configured", "api_error"),
@@ -88,15 +94,15 @@ def kind_of(reason: str, status: int) -> Kind:
     return kind
 
 
-def error_body(shape: Shape, status: int, reason: str, message: str, request_id: str) -> bytes:
-    """Return the JSON body of an error as the provider of `shape` would send it."""
+def error_body(shape: Shape, status: int, reason: str, message: str, request_id: str, parameter: str = "") -> bytes:
+    """Return the JSON body of an error as the provider of `shape` would send it; `parameter` is of the request."""
     kind = kind_of(reason, status)
     if shape == "anthropic":
         problem = {"type": kind.anthropic_type, "message": message}
         return msgspec.json.encode({"type": "error", "error": problem, "request_id": request_id})
     code = reason if reason.startswith("provider_") else kind.openai_code
     return msgspec.json.encode(
-        {"error": {"message": message, "type": kind.openai_type, "param": kind.param, "code": code}}
+        {"error": {"message": message, "type": kind.openai_type, "param": parameter or kind.param, "code": code}}
     )
 
 

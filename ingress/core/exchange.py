@@ -2,10 +2,11 @@
 
 States, and what moves between them:
 
-    READING   head and body arrive                     -> ADMITTED, or ENDING (refused, client gone)
+    READING   head and body arrive                     -> ADMITTED, WAITING, or ENDING (refused, client gone)
+    WAITING   at the cap: for its time, turn, or room  -> ADMITTED, or ENDING (refused, client gone, replica stops)
     ADMITTED  reserved; its record is being written    -> SENT, or ENDING (client gone)
     SENT      the provider has the request             -> RELAYING (it streams), or ENDING (whole answer, fault, gone)
-    RELAYING  answer bytes go to the client            -> ENDING (end, fault, client gone)
+    RELAYING  answer bytes go to the client            -> ENDING (end, fault, client gone, cut off by a budget)
     ENDING    settled; the terminal record is written  -> DONE
     DONE      the last bytes have been handed over
 
@@ -28,12 +29,18 @@ from ingress.core.admitting import (
     WHOLE,
     Admitting,
 )
+from ingress.core.cutoff import CUT_OFF, CutOff
 from ingress.core.errors import FAULTS, fault_message
-from ingress.core.estimate import likely_input, likely_output
+from ingress.core.estimate import has_media, likely_input, likely_output
 from ingress.core.head import HeaderList, read_answer_head
+from ingress.core.plan import Denied
 from ingress.core.ports import Effects
+from ingress.core.records import id_text
 from ingress.core.reported import NOTHING_REPORTED, Reported
+from ingress.core.reserving import CHUNK_TOKENS, Reservation
 from ingress.core.sse import EventRelay
+from ingress.core.streaming import Outflow
+from schemas.decisions import Action
 from schemas.money import cost_nanos
 from schemas.tokens import NO_TOKENS, TokenUsage
 from schemas.usage import Status, UsageSource
@@ -116,20 +123,24 @@ class Exchange(Admitting):
         self.status = status
         limits = plan.limits_header(now_ms)
         head = read_answer_head(headers, bool(limits))
-        self._lines = b"".join((head.lines, record.own_lines(), limits))
+        self._lines = b"".join((head.lines, record.own_lines(), limits, self._extra))
         if head.is_stream:
             self.state = RELAYING
-            self._relay = EventRelay(self._operation.open_stream(not self._ask.usage_wanted))
+            relay = self._relay = EventRelay(self._operation.open_stream(not self._ask.usage_wanted))
+            self._flow = Outflow(self._ask, cast(Reservation, self._reserved), plan.reserve_price, relay.reader)
             self._effects.send_head(status, self._lines)
         else:
             self._parts = []
 
-    def provider_data(self, data: bytes) -> bool:
+    def provider_data(self, data: bytes, now_ms: int) -> bool:
         """Take bytes of the provider's answer; True if a whole answer has become more than is kept."""
         if self.state == RELAYING:
             out = self._relay.feed(data)  # type: ignore[union-attr]  # the state says that it is there
             if out:
-                self._effects.send_data(out)
+                flow = self._flow
+                flow.count(out)  # type: ignore[union-attr]  # as the relay
+                if flow.output <= flow.ask_at or self._keep_ahead(out, now_ms):  # type: ignore[union-attr]
+                    self._effects.send_data(out)
         elif self._parts is not None:
             self._parts.append(data)
             self._answer_bytes += len(data)
@@ -158,6 +169,69 @@ class Exchange(Admitting):
             usage, source = self._usage_so_far() if answered else (NO_TOKENS, _NONE)
             self._tell_fault(kind, detail)
             self._settle(_FAILED, f"provider_{kind}", usage, source, self.status, now_ms, requests=int(sent))
+
+    # -- the reservation of a stream -----------------------------------------------------------------------------
+
+    def _keep_ahead(self, out: bytes, now_ms: int) -> bool:
+        """Reserve more for a stream that has come close to what it holds; False if it has ended here instead."""
+        flow, relay = self._flow, self._relay
+        assert flow is not None
+        assert relay is not None
+        if flow.is_complete or relay.is_ended:
+            return True
+        denied = self._extend(flow, CHUNK_TOKENS, now_ms)
+        if denied is None:
+            return True
+        if flow.output <= flow.covered:
+            flow.put_off(CHUNK_TOKENS // 16)
+            return True
+        denied = self._extend(flow, 0, now_ms)
+        if denied is None:
+            return True
+        if denied.final_unit == "terminate":
+            self._cut_off(out, denied, now_ms)
+            return False
+        if denied.final_unit == "downgrade":
+            self._downgrade_next(denied)
+        flow.put_off(CHUNK_TOKENS // 4)
+        return True
+
+    def _extend(self, flow: Outflow, chunk_tokens: int, now_ms: int) -> Denied | None:
+        """Reserve `chunk_tokens` beyond what the stream has used."""
+        hold = self._hold
+        assert hold is not None
+        tokens, nanos = flow.wanted(chunk_tokens)
+        denied = hold.extend(tokens, nanos, now_ms)
+        if denied is None:
+            flow.extended(tokens, nanos)
+        return denied
+
+    def _downgrade_next(self, denied: Denied) -> None:
+        """Let requests of the scope go to the cheaper model for the rest of the window."""
+        assert self._plan is not None
+        row = self._plan.find_row(denied.row)
+        if row is not None:
+            row.downgrades = True
+
+    def _cut_off(self, out: bytes, denied: Denied, now_ms: int) -> None:
+        """End a stream that a budget does not let go on, by the rules of its protocol."""
+        flow, relay, record, plan = self._flow, self._relay, self._record, self._plan
+        assert flow is not None
+        assert relay is not None
+        assert plan is not None
+        self._effects.cancel_request()
+        fits = flow.fitting(out)
+        if fits:
+            self._effects.send_data(fits)
+        usage = flow.usage
+        decision = record.termination(denied, now_ms)
+        cut = CutOff(
+            self.request_id, plan.model, now_ms // 1000, self._ask.choices, usage, denied.rule, denied.measure,
+            denied.scope, denied.limit, id_text(record.decision_id).decode(),
+        )  # fmt: skip
+        self._out = relay.reader.ending(flow.last, cut)
+        self._last = END
+        self._settle(_SETTLED, CUT_OFF, usage, _ESTIMATED, self.status, now_ms, decisions=(decision,))
 
     # -- endings -------------------------------------------------------------------------------------------------
 
@@ -197,18 +271,17 @@ class Exchange(Admitting):
             return reported.usage, _PROVIDER
         output = 0
         if self._operation.has_output:
-            if relay is not None:
-                output = likely_output(relay.payload_bytes, relay.event_count, relay.smallest)
-            else:
-                output = likely_output(sum(map(len, self._parts or ())))
+            flow = self._flow
+            output = likely_output(sum(map(len, self._parts or ()))) if flow is None else flow.likely
         asked = self._ask.output_tokens
         if asked:
             output = min(output, asked * self._ask.choices)
         return _estimated(reported, likely_input(self._body), output), _ESTIMATED
 
     def _settle(
-        self, how: str, error: str, usage: TokenUsage, source: str, status: int, now_ms: int, requests: int = 1
-    ) -> None:
+        self, how: str, error: str, usage: TokenUsage, source: str, status: int, now_ms: int, requests: int = 1,
+        decisions: tuple[bytes, ...] = (),
+    ) -> None:  # fmt: skip
         """End the reservation with what was used, and write the terminal event."""
         plan, hold, record = self._plan, self._hold, self._record
         assert plan is not None
@@ -229,7 +302,19 @@ class Exchange(Admitting):
         if cost is not None and self._last == WHOLE:
             self._lines += b"x-tollway-cost-usd: %d.%09d\r\n" % divmod(cost, 1_000_000_000)
         event = record.terminal(how, error, usage, source, cost, requests, tokens, nanos, status, now_ms)
-        self._effects.record_terminal(plan.partition, event, None)
+        self._effects.record_terminal(plan.partition, event, decisions)
+        if source == _PROVIDER and how == _SETTLED:
+            self._learn(usage, tokens)
+
+    def _learn(self, usage: TokenUsage, total: int) -> None:
+        """Take the answer for one of those to come."""
+        reserved, flow = self._reserved, self._flow
+        assert reserved is not None
+        profile, prompt_bytes = reserved.profile, reserved.prompt_bytes
+        prompt_tokens = usage.input + usage.cache_read + usage.cache_write + usage.cache_write_1h
+        if profile.model.prompt.would_rise(prompt_tokens, prompt_bytes) and has_media(self._body):
+            prompt_bytes = 0
+        profile.note(usage, total, self._ask.choices, prompt_bytes, 0 if flow is None else flow.text_bytes)
 
     def _tell_fault(self, kind: str, detail: str) -> None:
         assert self._plan is not None

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ingress.core.ladder import Pacer
+from ingress.core.learned import Learned
 from ingress.core.plan import Plan
 from ingress.core.resolver import Resolver
+from ingress.core.sparing import Sparing
 from ingress.core.stats import Stats
+from ingress.core.verdicts import Denied
+from ingress.core.waiting import Ticket
 
 
 class Target:
@@ -33,11 +38,20 @@ class Target:
 class Effects(Protocol):
     """What an exchange asks for; each returns at once."""
 
-    def record_admitted(self, partition: int, event: bytes) -> None:
-        """Write to the log what to charge if we die; then call `Exchange.admitted_recorded`."""
+    def record_admitted(self, partition: int, event: bytes, decisions: tuple[bytes, ...]) -> None:
+        """Write to the log what to charge if we die, and what rules said; then call `Exchange.admitted_recorded`."""
 
-    def record_terminal(self, partition: int, event: bytes, decision: bytes | None) -> None:
+    def record_terminal(self, partition: int, event: bytes, decisions: tuple[bytes, ...]) -> None:
         """Write the end of the exchange to the log; then call `Exchange.terminal_recorded`."""
+
+    def wait(self, delay_ms: int) -> None:
+        """Call `Exchange.woken` after `delay_ms`."""
+
+    def enter(self, ticket: Ticket, denied: Denied) -> int:
+        """Put `ticket` into the waiting room and return its place, or 0 if there is none; then `Exchange.served`."""
+
+    def leave(self) -> None:
+        """Wait no longer: neither `Exchange.woken` nor `Exchange.served` is to come."""
 
     def send_request(self, origin: Any, request: bytes) -> None:
         """Send to the provider; its answer comes as `Exchange.provider_*`."""
@@ -64,7 +78,10 @@ class Effects(Protocol):
 class Context:
     """What all exchanges of a process share; the composition root changes it between two exchanges."""
 
-    __slots__ = ("closed", "closed_reason", "instance", "new_id", "partitions", "resolver", "stats", "target_of")
+    __slots__ = (
+        "closed", "closed_reason", "instance", "learned", "new_id", "pacer", "partitions", "resolver", "sparing",
+        "stats", "target_of",
+    )  # fmt: skip
 
     def __init__(self, instance: str, partitions: int, stats: Stats, new_id: Callable[[int], bytes]) -> None:
         """Start closed, without a policy; `new_id` makes a UUIDv7 of unix milliseconds."""
@@ -72,6 +89,9 @@ class Context:
         self.new_id = new_id
         self.partitions = partitions
         self.stats = stats
+        self.learned = Learned()
+        self.pacer = Pacer()
+        self.sparing = Sparing()
         self.resolver: Resolver | None = None
         self.target_of: TargetOf = _no_target
         self.closed = "no policy has been read yet"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from schemas.codec import encode_attribution, encode_event, encode_rows
+from ingress.core.refusals import REASONS
+from schemas.codec import decode_attribution, encode_attribution, encode_event, encode_rows
 from schemas.decisions import Decision
 from schemas.ids import NO_ID, shard_of
 from schemas.keys import VirtualKey
@@ -14,9 +15,12 @@ from schemas.tokens import NO_TOKENS, TokenUsage
 from schemas.usage import Attribution, Status, UsageEvent, UsageSource
 
 if TYPE_CHECKING:
-    from ingress.core.plan import Denied, Hold, Plan
+    from ingress.core.caps import Broken
+    from ingress.core.climb import Step
+    from ingress.core.plan import Hold, Plan
     from ingress.core.ports import Context
     from ingress.core.resolver import Refused
+    from ingress.core.verdicts import Denied, Note
 
 NO_ROWS = encode_rows([])
 _UNKNOWN, _UNKNOWN_SOURCE = Status.UNKNOWN.value, UsageSource.UNKNOWN.value
@@ -27,7 +31,7 @@ class Record:
     """Everything about one exchange that its events hold."""
 
     __slots__ = (
-        "admitted_ms", "context", "decision_id", "event", "event_id", "hold", "key",
+        "admitted_ms", "context", "decision_id", "event", "event_id", "hold", "is_downgraded", "key",
         "model_reported", "model_requested", "operation", "plan", "streamed", "ttft_ms",
     )  # fmt: skip
 
@@ -42,7 +46,7 @@ class Record:
         self.hold: Hold | None = None
         self.decision_id = NO_ID
         self.model_requested = self.model_reported = ""
-        self.streamed = False
+        self.streamed = self.is_downgraded = False
         self.ttft_ms = -1
         self.event: UsageEvent | None = None
         """The terminal event, once there is one."""
@@ -103,16 +107,48 @@ class Record:
         )
         return encode_event(event)
 
-    def decision(self, reason: str, refused: Denied | Refused, now_ms: int) -> bytes:
+    def refusal(
+        self, reason: str, denied: Denied | Broken | Refused, now_ms: int, waited_ms: int = 0, avoided_nanos: int = 0
+    ) -> bytes:
         """Return the record of a refusal by policy; from now on the event points to it."""
-        self.decision_id = self.context.new_id(now_ms)
-        fields = {
-            name: getattr(refused, name) for name in _DENIED if hasattr(refused, name)
-        }  # a refusal without a row leaves the defaults
+        self.context.stats.act("refuse")
+        self.decision_id = NO_ID
+        return self._decision(
+            "refuse", reason, denied, self.plan, now_ms, waited_ms=waited_ms, cost_avoided_nanos=avoided_nanos
+        )
+
+    def termination(self, denied: Denied, now_ms: int) -> bytes:
+        """Return the record of an answer that is ended because more for it is refused; the event points to it."""
+        self.context.stats.act("terminate")
+        self.decision_id = NO_ID
+        return self._decision("terminate", denied.reason, denied, self.plan, now_ms)
+
+    def step(self, step: Step, now_ms: int) -> bytes:
+        """Return the record of a rung that the request went through before it went on."""
+        return self._decision(
+            step.action, step.denied.reason, step.denied, step.plan, now_ms, waited_ms=step.waited_ms,
+            downgraded_to=step.downgraded_to, cost_avoided_nanos=step.cost_avoided_nanos,
+        )  # fmt: skip
+
+    def note(self, note: Note, nanos: int, now_ms: int) -> bytes:
+        """Return the record of what a rule says of a request that goes on; `nanos` is what the request reserves."""
+        avoided = nanos if note.rung in ("block", "queue") else 0
+        reason = REASONS.get(note.measure, note.measure)
+        return self._decision(note.kind, reason, note, self.plan, now_ms, cost_avoided_nanos=avoided)
+
+    def _decision(
+        self, action: str, reason: str, source: Any, plan: Plan | None, now_ms: int, **more: Any
+    ) -> bytes:  # fmt: skip
+        """Encode a decision; the event points to the first one of a request that goes on, else to its refusal."""
+        decision_id = self.context.new_id(now_ms)
+        if self.decision_id == NO_ID:
+            self.decision_id = decision_id
+        # What a source does not know keeps its default.
+        fields = {name: getattr(source, name) for name in _SAID if hasattr(source, name)} | more
         return _encode_decision(
             Decision(
-                self.decision_id, self.event_id, now_ms, self.context.instance, "refuse", reason, self._attribution(),
-                **fields,
+                decision_id, self.event_id, now_ms, self.context.instance, action, reason, self._attribution(plan),
+                partition=self.partition, **fields,
             )
         )  # fmt: skip
 
@@ -124,26 +160,29 @@ class Record:
         return UsageEvent(
             self.event_id, self.event_id, 1, status, self.operation, self.admitted_ms, duration_ms, self.ttft_ms,
             http_status, self.streamed, source, usage, cost_nanos, requests, tokens, nanos, self.model_reported, error,
-            self.decision_id, encode_attribution(self._attribution()) if plan is None else plan.attribution,
+            self.decision_id,
+            encode_attribution(self._attribution(plan)) if plan is None or self.is_downgraded else plan.attribution,
             NO_ROWS if hold is None else hold.rows,
         )  # fmt: skip
 
-    def _attribution(self) -> Attribution:
-        """Return whom the exchange belongs to, as far as that is known."""
-        key, plan = self.key, self.plan
+    def _attribution(self, plan: Plan | None) -> Attribution:
+        """Return whom the exchange belongs to, as far as that is known, and which model `plan` serves."""
+        key, asked = self.key, self.model_requested[:128]
+        if plan is not None:
+            return msgspec.structs.replace(decode_attribution(plan.attribution), model_requested=asked)
         if key is None:
-            return Attribution(model_requested=self.model_requested, policy_version=self.policy_version)
+            return Attribution(model_requested=asked, policy_version=self.policy_version)
         return Attribution(
-            key.org, key.project, key.team, key.user, key.id,
-            "" if plan is None else plan.provider, "" if plan is None else plan.model, self.model_requested[:128],
-            key.tags, self.policy_version, "" if plan is None or plan.price is None else plan.price.version,
-        )  # fmt: skip
+            key.org, key.project, key.team, key.user, key.id, "", "", asked, key.tags, self.policy_version, ""
+        )
 
 
-_DENIED = (
+_SAID = (
     "rule", "measure", "scope", "row", "limit", "used", "asked", "room", "weight", "fence", "staleness_ms",
-    "resets_at_s", "retry_after_s", "overshoot_bound",
+    "resets_at_s", "retry_after_s", "overshoot_bound", "epoch", "tier", "mode", "rung", "right", "pending", "want",
+    "seen_limit",
 )  # fmt: skip
+"""What a refusal or a note may say of a decision."""
 
 
 def id_text(value: bytes) -> bytes:

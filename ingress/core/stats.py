@@ -40,6 +40,24 @@ class Stats:
         self.in_flight = 0
         """Exchanges that have begun and not ended."""
         self.bugs = 0
+        self.actions: dict[str, int] = {}
+        """What rules did to requests, or said of them, by action."""
+        self.waits: dict[str, Spread] = {}
+        """How long requests waited at the cap, by what for."""
+        self.waiting = 0
+        """Requests that wait at the cap."""
+
+    def act(self, action: str) -> None:
+        """Count what a rule did."""
+        self.actions[action] = self.actions.get(action, 0) + 1
+
+    def waited(self, kind: str, waited_ms: int) -> None:
+        """Count the end of a wait."""
+        self.waiting -= 1
+        spread = self.waits.get(kind)
+        if spread is None:
+            spread = self.waits[kind] = Spread()
+        spread.add(waited_ms)
 
     def end(self, operation: str, status: str, error: str) -> None:
         """Count the end of an exchange."""

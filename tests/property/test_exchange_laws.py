@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingress.core.admitting import ENDING
 from ingress.core.plan import Denied
 from ingress.core.providers.openai import read_answer
 from ingress.core.strict_json import InputError, read_object
@@ -42,7 +43,7 @@ def _play(stage: Stage, fact: str) -> None:
     if fact in acts:
         acts[fact]()
     elif fact == "terminal":
-        if has_ended and exchange.state == 4:  # the log answers once, and only what it was asked
+        if has_ended and exchange.state == ENDING:  # the log answers once, and only what it was asked
             exchange.terminal_recorded()
     elif not stage.events:  # a request completes once
         if fact == "too_large":
@@ -64,7 +65,7 @@ def test_every_order_of_facts_ends_once(facts: list[str], is_denied: bool) -> No
         _play(stage, fact)
     if "terminal" not in stage.names:
         stage.exchange.client_gone(NOW + 9)
-    if stage.exchange.state == 4:
+    if stage.exchange.state == ENDING:
         stage.exchange.terminal_recorded()
 
     names = stage.names

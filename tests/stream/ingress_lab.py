@@ -19,6 +19,7 @@ from ingress.adapters.http import application
 from ingress.adapters.provider_pool import ProviderPool
 from ingress.adapters.server import HttpServer
 from ingress.adapters.targets import TargetBook
+from ingress.adapters.waiting import Waiting
 from ingress.core.admission import Registry
 from ingress.core.keyring import Keyring
 from ingress.core.ports import Context
@@ -65,16 +66,19 @@ class FakeJournal:
         """Callbacks not made yet, while the log is said to hang."""
         self.changed = asyncio.Event()
 
-    def admitted(self, partition: int, event: bytes, then: Callable[[], None]) -> None:
+    def admitted(self, partition: int, event: bytes, then: Callable[[], None], *decisions: bytes) -> None:
         self.admissions.append(decode_event(event))
+        self._decide(decisions)
         self._call(then)
 
-    def terminal(self, partition: int, event: bytes, then: Callable[[], None], decision: bytes | None = None) -> None:
+    def terminal(self, partition: int, event: bytes, then: Callable[[], None], *decisions: bytes) -> None:
         self.events.append(decode_event(event))
-        if decision is not None:
-            self.decisions.append(msgspec.msgpack.decode(decision, type=Decision))
+        self._decide(decisions)
         self.changed.set()
         self._call(then)
+
+    def _decide(self, decisions: tuple[bytes, ...]) -> None:
+        self.decisions += [msgspec.msgpack.decode(decision, type=Decision) for decision in decisions]
 
     def _call(self, then: Callable[[], None]) -> None:
         if self.held is not None:
@@ -120,7 +124,8 @@ class Lab:
         self.keyring.put("k-1", VirtualKey("k-1", f"sha256:{digest}", "acme", team="search"))
         self.context.target_of = TargetBook(settings.simulated_url)
         self.context.closed = ""
-        services = Services(self.context, self.pool, self.journal, wall_clock_ms)
+        self.waiters = Waiting(self.registry.waiting, wall_clock_ms)
+        services = Services(self.context, self.pool, self.journal, wall_clock_ms, self.waiters)
         self.server = HttpServer(application(self, registry(self.stats, lambda: ())), services, settings)
         await self.server.start()
         self.port = self.server.port

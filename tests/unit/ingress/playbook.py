@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 
+from ingress.core.caps import NO_CAPS
 from ingress.core.exchange import Exchange
 from ingress.core.plan import Denied
 from ingress.core.ports import Context, Target
 from ingress.core.protocols import OPENAI_CHAT, Operation
 from ingress.core.resolver import Refused
 from ingress.core.stats import Stats
+from ingress.core.verdicts import Note
+from ingress.core.waiting import Ticket
 from schemas.codec import decode_event, decode_rows, encode_attribution, encode_rows
 from schemas.decisions import Decision
 from schemas.keys import VirtualKey
@@ -27,55 +31,96 @@ USAGE = {"prompt_tokens": 19, "completion_tokens": 21, "total_tokens": 40}
 ANSWER = msgspec.json.encode({"id": "c", "model": "gpt-x-1", "choices": [], "usage": USAGE})
 
 
-class FakeHold:
-    """A reservation that notes how it ended."""
+SHORT = Denied("budget", rule="team-day", measure="cost", scope="org=acme,team=search", row="row-1", limit=2 * 10**9)
 
-    def __init__(self, tokens: int, nanos: int) -> None:
+
+class FakeHold:
+    """A reservation that notes how it grew and how it ended; it grows until `room` is used up."""
+
+    def __init__(self, tokens: int, nanos: int, room: int = 0, refusal: Denied = SHORT) -> None:
         self.reserved = (tokens, nanos)
+        self.held = (tokens, nanos)
+        self.room = room
+        """Tokens that may still be added."""
+        self.refusal = refusal
+        self.asked: list[tuple[int, int]] = []
+        """Every extension that was asked for."""
         self.rows = encode_rows(["r/tokens/org=acme/minute@0+60"])
         self.settled: list[tuple[int, int, int]] = []
+        self.notes: tuple[Note, ...] = ()
 
     def settle(self, requests: int, tokens: int, nanos: int) -> None:
         self.settled.append((requests, tokens, nanos))
 
+    def extend(self, tokens: int, nanos: int, now_ms: int) -> Denied | None:
+        assert not self.settled
+        self.asked.append((tokens, nanos))
+        if tokens > self.room:
+            return self.refusal
+        self.room -= tokens
+        self.held = (self.held[0] + tokens, self.held[1] + nanos)
+        return None
+
 
 class FakePlan:
-    """A plan that admits everything, or denies with `denied`."""
+    """A plan that admits everything, or denies with `denied`, or says what `script` says before."""
 
     partition = 3
     provider = "sim"
     model = "gpt-x"
     max_output_tokens = 16_384
+    caps = NO_CAPS
+    downgrade = ""
+    tier = 1
     attribution = encode_attribution(Attribution("acme", model="gpt-x"))
 
     def __init__(self, price: Price | None = PRICE) -> None:
         self.price = price
         self.reserve_price = price or PRICE
         self.denied: Denied | None = None
+        self.script: list[Denied | tuple[Note, ...]] = []
+        """What the next admissions come to: refusals, or what rules say of a request that goes on."""
+        self.passed: list[frozenset[str]] = []
+        """What each admission said that it had gone through."""
         self.holds: list[FakeHold] = []
+        self.is_strict = False
+        self.room = 0
+        """What extensions may take."""
+        self.refusal = SHORT
+        """What they are refused with."""
+        self.row = SimpleNamespace(downgrades=False)
         self.limits = LIMITS
         self.problem = ""
 
     def admit(
-        self, now_ms: int, tokens: int, nanos: int, miss_tokens: int = 0, miss_nanos: int = 0
-    ) -> FakeHold | Denied:
+        self, now_ms: int, tokens: int, nanos: int, miss_tokens: int = 0, miss_nanos: int = 0,
+        passed: frozenset[str] = frozenset(),
+    ) -> FakeHold | Denied:  # fmt: skip
+        self.passed.append(passed)
+        said = self.script.pop(0) if self.script else ()
+        if isinstance(said, Denied):
+            return said
         if self.denied is not None:
             return self.denied
-        self.holds.append(FakeHold(tokens, nanos))
+        self.holds.append(FakeHold(tokens, nanos, self.room, self.refusal))
+        self.holds[-1].notes = said
         return self.holds[-1]
 
     def limits_header(self, now_ms: int) -> bytes:
         return self.limits
 
+    def find_row(self, key: str) -> SimpleNamespace | None:
+        return self.row if key == SHORT.row else None
+
 
 class FakeResolver:
-    """Knows the key `tw-good` and the model `gpt-x`, and the model by the name `nick`."""
+    """Knows the key `tw-good` and the model `gpt-x`, the model by the name `nick`, and what else is in `plans`."""
 
     policy_version = 7
     max_body_bytes = 1_000
 
     def __init__(self, plan: FakePlan, refused: Callable[..., Refused]) -> None:
-        self._plan = plan
+        self.plans = {"gpt-x": plan, "nick": plan}
         self._refused = refused
         self.key = VirtualKey("k-1", "sha256:" + "0" * 64, "acme", team="search")
 
@@ -83,7 +128,7 @@ class FakeResolver:
         return self.key if secret == b"tw-good" else self._refused("unknown_key", 401)
 
     def plan(self, key: VirtualKey, model: str, operation: str) -> FakePlan | Refused:
-        return self._plan if model in ("gpt-x", "nick") else self._refused("unknown_model", 404)
+        return self.plans.get(model) or self._refused("unknown_model", 404)
 
 
 class Stage:
@@ -93,14 +138,18 @@ class Stage:
         self.plan = plan or FakePlan()
         self.effects: list[tuple[Any, ...]] = []
         self.events: list[UsageEvent] = []
-        self.decisions: list[Decision | None] = []
+        self.decisions: list[Decision] = []
+        self.ticket: Ticket | None = None
+        self.position = 1
+        """The place that a request gets in the waiting room; 0: there is none."""
         self._ids = 0
         context = Context("ingress-1", 4, Stats(), self._new_id)
         resolver: Any = FakeResolver(self.plan, refused)
         context.resolver = resolver
         context.closed = ""
-        context.target_of = lambda plan: Target("origin", b"/v1", b"host: up\r\n", self.plan.problem)
+        context.target_of = lambda plan: Target("origin", b"/v1", b"host: up\r\n", cast(FakePlan, plan).problem)
         self.context = context
+        self.plans: dict[str, FakePlan] = resolver.plans
         self.exchange = Exchange(context, self, operation, query, NOW)
 
     def _new_id(self, now_ms: int) -> bytes:
@@ -109,14 +158,31 @@ class Stage:
 
     # -- effects -------------------------------------------------------------------------------------------------
 
-    def record_admitted(self, partition: int, event: bytes) -> None:
+    def record_admitted(self, partition: int, event: bytes, decisions: tuple[bytes, ...]) -> None:
         self.effects.append(("admitted", partition))
-        self.events.append(decode_event(event))
+        self._keep(event, decisions)
 
-    def record_terminal(self, partition: int, event: bytes, decision: bytes | None) -> None:
+    def record_terminal(self, partition: int, event: bytes, decisions: tuple[bytes, ...]) -> None:
         self.effects.append(("terminal", partition))
+        self._keep(event, decisions)
+
+    def _keep(self, event: bytes, decisions: tuple[bytes, ...]) -> None:
         self.events.append(decode_event(event))
-        self.decisions.append(None if decision is None else msgspec.msgpack.decode(decision, type=Decision))
+        self.decisions += [msgspec.msgpack.decode(decision, type=Decision) for decision in decisions]
+
+    def wait(self, delay_ms: int) -> None:
+        self.effects.append(("wait", delay_ms))
+
+    def enter(self, ticket: Ticket, denied: Denied) -> int:
+        assert self.ticket is None
+        if self.position:
+            self.ticket = ticket
+            self.effects.append(("enter", denied.row))
+        return self.position
+
+    def leave(self) -> None:
+        self.ticket = None
+        self.effects.append(("leave",))
 
     def send_request(self, origin: Any, request: bytes) -> None:
         self.effects.append(("request", origin, request))
@@ -155,14 +221,14 @@ class Stage:
         """Play a whole answer of the provider."""
         self.exchange.provider_head(status, [(b"Content-Type", content_type)], NOW + 20)
         if body:
-            self.exchange.provider_data(body)
+            self.exchange.provider_data(body, NOW)
         self.exchange.provider_end(NOW + 30)
 
     def streaming(self, *parts: bytes) -> None:
         """Play the head and some parts of a streamed answer."""
         self.exchange.provider_head(200, [(b"content-type", b"text/event-stream")], NOW + 20)
         for part in parts:
-            self.exchange.provider_data(part)
+            self.exchange.provider_data(part, NOW)
 
     # -- what came of it -----------------------------------------------------------------------------------------
 
@@ -180,8 +246,8 @@ class Stage:
 
     @property
     def hold(self) -> FakeHold:
-        """The reservation; fails unless it has ended exactly once."""
-        (hold,) = self.plan.holds
+        """The reservation; fails unless there is one and it has ended exactly once."""
+        (hold,) = [hold for plan in {id(plan): plan for plan in self.plans.values()}.values() for hold in plan.holds]
         assert len(hold.settled) == 1
         return hold
 

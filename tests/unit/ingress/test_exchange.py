@@ -77,8 +77,8 @@ def test_answer_has_our_headers_and_the_providers() -> None:
         (b"x-tollway-event-id", b"forged"),
     ]  # fmt: skip
     stage.exchange.provider_head(201, headers, NOW)
-    stage.exchange.provider_data(ANSWER[:9])
-    stage.exchange.provider_data(ANSWER[9:])
+    stage.exchange.provider_data(ANSWER[:9], NOW)
+    stage.exchange.provider_data(ANSWER[9:], NOW)
     stage.exchange.provider_end(NOW)
     stage.exchange.terminal_recorded()
     status, lines, _ = stage.told
@@ -139,7 +139,7 @@ def test_stream_is_relayed_as_it_comes_and_its_end_after_the_log() -> None:
     assert b'"stream_options":{"include_usage":true}' in stage.effects[-1][2]
     stage.streaming(DELTA, DELTA)
     assert stage.names[2:] == ["head", "data", "data"]
-    stage.exchange.provider_data(LAST + DONE)
+    stage.exchange.provider_data(LAST + DONE, NOW)
     stage.exchange.provider_end(NOW + 50)
     assert stage.names[5:] == ["terminal"]
     stage.exchange.terminal_recorded()
@@ -246,7 +246,7 @@ def test_fault_inside_a_whole_answer_is_told_too() -> None:
     stage = Stage()
     stage.sent()
     stage.exchange.provider_head(200, [(b"content-type", b"application/json")], NOW)
-    stage.exchange.provider_data(ANSWER[:30])
+    stage.exchange.provider_data(ANSWER[:30], NOW)
     stage.exchange.provider_fault("truncated", True, "", NOW)
     stage.exchange.terminal_recorded()
     assert stage.told[0] == 502
@@ -372,7 +372,7 @@ def test_bad_body_is_told_what_is_wrong(body: bytes, told: str) -> None:
     stage.ask(body)
     assert told in _refusal(stage, 400, "bad_request")["error"]["message"]
     assert stage.plan.holds == []
-    assert stage.decisions == [None]
+    assert stage.decisions == []
 
 
 def test_too_large_body_is_refused() -> None:
@@ -390,7 +390,6 @@ def test_unknown_model_has_a_decision() -> None:
     body = _refusal(stage, 404, "unknown_model")
     assert body["error"]["code"] == "model_not_found"
     (decision,) = stage.decisions
-    assert decision is not None
     assert (decision.reason, decision.attribution.org, decision.attribution.key_id) == ("unknown_model", "acme", "k-1")
     assert decision.attribution.model_requested == "other"
     assert decision.id == stage.terminal.decision_id
@@ -403,7 +402,6 @@ def test_unattributed_refusal_belongs_to_nobody() -> None:
     stage.ask(b"{}", [(b"x-api-key", b"tw-bad")])
     _refusal(stage, 401, "unknown_key")
     (decision,) = stage.decisions
-    assert decision is not None
     assert decision.attribution.org == ""
     assert stage.effects[0] == ("terminal", 0)
 
@@ -455,7 +453,6 @@ def test_denial_tells_rule_limit_use_reset_and_bound() -> None:
     assert b"x-should-retry" not in lines
     assert LIMITS in lines
     (decision,) = stage.decisions
-    assert decision is not None
     assert (decision.rule, decision.limit, decision.used, decision.asked) == ("team-minute", 4_000, 3_900, 1_100)
     assert (decision.fence, decision.attribution.model, decision.instance) == (17, "gpt-x", "ingress-1")
 
@@ -468,7 +465,7 @@ def test_detached_replica_is_no_limit() -> None:
     stage.ask({"model": "gpt-x"})
     _refusal(stage, 503, "detached")
     assert b"retry-after: 1\r\n" in stage.told[1]
-    assert stage.decisions == [None]
+    assert stage.decisions == []
 
 
 @pytest.mark.parametrize(
@@ -581,7 +578,7 @@ def test_late_facts_change_nothing() -> None:
     stage.exchange.terminal_recorded()
     before = list(stage.effects)
     stage.exchange.provider_head(200, [], NOW)
-    stage.exchange.provider_data(b"x")
+    stage.exchange.provider_data(b"x", NOW)
     stage.exchange.provider_end(NOW)
     stage.exchange.provider_fault("reset", True, "", NOW)
     stage.exchange.client_gone(NOW)
