@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
+from ingress.core.cutoff import CutOff
 from ingress.core.reported import Reported
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
@@ -28,7 +29,11 @@ class EventReader(Protocol):
     """Bytes that every event which ends the stream holds."""
     usage_mark: bytes
     """Bytes that every event with usage holds."""
+    text_mark: bytes
+    """What most pieces of text begin with, up to the quotation mark."""
     reported: Reported
+    is_complete: bool
+    """Whether the provider has told the usage of the whole answer: no text comes any more."""
 
     def may_have_usage(self, block: bytes) -> bool:
         """Tell whether it is worth looking at each event of a block that has the usage mark."""
@@ -39,11 +44,14 @@ class EventReader(Protocol):
     def take(self, data: bytes) -> bool:
         """Note the usage in the data of an event; True if the client must not see the event."""
 
+    def ending(self, last: bytes, cut: CutOff) -> bytes:
+        """Return the events that end a stream in which `last` were the last ones, by the rules of its protocol."""
+
 
 class EventRelay:
     """One stream: bytes of the provider in, bytes for the client out."""
 
-    __slots__ = ("_held", "_tail", "event_count", "is_ended", "is_unread", "payload_bytes", "reader", "smallest")
+    __slots__ = ("_held", "_tail", "is_ended", "is_unread", "reader")
 
     def __init__(self, reader: EventReader) -> None:
         """Start a stream that `reader` understands."""
@@ -53,15 +61,10 @@ class EventRelay:
         self.is_ended = False
         """The event that ends the stream has been seen."""
         self.is_unread = False
-        self.event_count = 0
-        self.payload_bytes = 0
-        self.smallest = 0
-        """Bytes of the smallest event: about what an event has around its text."""
 
     def feed(self, data: bytes) -> bytes:
         """Return what may go to the client now that `data` has arrived."""
         if self.is_unread:
-            self.payload_bytes += len(data)
             return data
         if self.is_ended:
             self._held += data
@@ -79,8 +82,7 @@ class EventRelay:
                 return b""
         reader = self.reader
         if reader.end_mark in data or (reader.usage_mark in data and reader.may_have_usage(data)):
-            data = self._look(data)
-        self._count(data)
+            return self._look(data)
         return data
 
     def finish(self) -> bytes:
@@ -111,11 +113,11 @@ class EventRelay:
         if self.is_unread:
             return block
         kept: list[bytes] = []
-        for event in _split(block):
+        for event in split_events(block):
             if self.is_ended:
                 self._held += event
                 continue
-            data = _data_of(event)
+            data = data_of(event)
             if self.reader.end_mark in event and self.reader.is_end(data):
                 self.is_ended = True
                 self._held = event
@@ -125,19 +127,8 @@ class EventRelay:
                 kept.append(event)
         return b"".join(kept)
 
-    def _count(self, block: bytes) -> None:
-        """Keep what an estimate needs should the stream break off."""
-        size = len(block)
-        events = block.count(b"\n\n") or (1 if size else 0)
-        self.event_count += events
-        self.payload_bytes += size
-        if events:
-            each = size // events
-            if each < self.smallest or not self.smallest:
-                self.smallest = each
 
-
-def _split(block: bytes) -> list[bytes]:
+def split_events(block: bytes) -> list[bytes]:
     """Return the events of a block, each with the blank line that ends it."""
     events: list[bytes] = []
     start = 0
@@ -149,7 +140,7 @@ def _split(block: bytes) -> list[bytes]:
     return events
 
 
-def _data_of(event: bytes) -> bytes:
+def data_of(event: bytes) -> bytes:
     """Return the data of an event: its `data:` lines, joined by line feeds."""
     lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)

@@ -2,7 +2,8 @@
 
 Usage: `input_tokens` leaves out what was read from or written to the cache, which are counted beside it;
 `output_tokens` holds the thinking. In a stream `message_start` tells the input and `message_delta` repeats the counts
-so far: the last word of each count holds, and counts are never summed. A stream ends with `message_stop`.
+so far: the last word of each count holds, and counts are never summed. A stream ends with `message_stop`; one that is
+cut off ends its open block, and stops for the reason `max_tokens`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any
 import msgspec
 
 from ingress.core.ask import MAX_ASKED_TOKENS, Ask, count_field, flag_field, text_field
+from ingress.core.cutoff import CutOff
 from ingress.core.reported import NOTHING_REPORTED, Count, Reported, UnbelievableUsage
+from ingress.core.sse import data_of, split_events
 from ingress.core.strict_json import replace_text_member
 from schemas.tokens import TokenUsage
 
@@ -46,6 +49,12 @@ class _Event(msgspec.Struct):
     usage: _Usage | None = None
 
 
+class _BlockEvent(msgspec.Struct):
+    type: str | None = None
+    index: int = 0
+
+
+_decode_block_event = msgspec.json.Decoder(_BlockEvent).decode
 _decode_answer = msgspec.json.Decoder(_Message).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 
@@ -76,16 +85,18 @@ def read_answer(body: bytes) -> Reported:
 class AnthropicStream:
     """Reads the events of one streamed message that may matter (see `sse.EventReader`)."""
 
-    __slots__ = ("_counts", "_model", "reported")
+    __slots__ = ("_counts", "_model", "is_complete", "reported")
 
     end_mark = b"message_stop"
     usage_mark = b'"usage"'
+    text_mark = b'"text":"'
 
     def __init__(self) -> None:
         """Start reading."""
         self._counts = _Usage()
         self._model: str | None = None
         self.reported = NOTHING_REPORTED
+        self.is_complete = False
 
     def may_have_usage(self, block: bytes) -> bool:
         """Tell whether a block that has the mark may hold usage."""
@@ -110,7 +121,23 @@ class AnthropicStream:
             self._note(event.message.usage, False)
         elif event.type == "message_delta":
             self._note(event.usage, True)
+            self.is_complete = True
         return False
+
+    def ending(self, last: bytes, cut: CutOff) -> bytes:
+        """Return the events that end the stream: the end of an open block, reason and usage, the stop."""
+        index = _open_block(last)
+        ends: list[dict[str, Any]] = [] if index is None else [{"type": "content_block_stop", "index": index}]
+        ends += [
+            {
+                "type": "message_delta", "delta": {"stop_reason": "max_tokens", "stop_sequence": None},
+                "usage": {"output_tokens": cut.usage.all_output}, "tollway": cut.notice,
+            },
+            {"type": "message_stop"},
+        ]  # fmt: skip
+        return b"".join(
+            b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event)) for event in ends
+        )
 
     def _note(self, usage: _Usage | None, is_final: bool) -> None:
         if usage is None:
@@ -120,6 +147,21 @@ class AnthropicStream:
             if value is not None:
                 setattr(self._counts, name, value)
         self.reported = _reported(self._model, self._counts, is_final)
+
+
+def _open_block(last: bytes) -> int | None:
+    """Return the index of the content block that is open after the last events of a stream."""
+    index: int | None = None
+    for event in split_events(last):
+        try:
+            found = _decode_block_event(data_of(event))
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            continue
+        if found.type in ("content_block_start", "content_block_delta"):
+            index = found.index
+        elif found.type == "content_block_stop":
+            index = None
+    return index
 
 
 def _reported(model: str | None, usage: _Usage | None, is_final: bool) -> Reported:

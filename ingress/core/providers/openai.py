@@ -3,6 +3,7 @@
 Usage: `prompt_tokens` holds the cached, cache-written and audio ones; `completion_tokens` holds reasoning and audio.
 Some compatible providers count reasoning beside the completion, which their `total_tokens` gives away.
 A stream ends with `data: [DONE]`; its usage comes, if asked for, in an extra chunk without choices before that.
+One that is cut off ends its choices with the reason `length`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 import msgspec
 
 from ingress.core.ask import MAX_ASKED_TOKENS, MAX_CHOICES, Ask, count_field, flag_field, text_field
+from ingress.core.cutoff import CutOff
 from ingress.core.reported import NOTHING_REPORTED, Count, Reported, UnbelievableUsage
+from ingress.core.sse import data_of, split_events
 from ingress.core.strict_json import append_member, replace_member, replace_text_member
 from schemas.tokens import TokenUsage
 
@@ -52,6 +55,8 @@ class _Chunk(msgspec.Struct):
 
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_any = msgspec.json.Decoder().decode
+_COMMON = frozenset({"id", "object", "created", "model", "service_tier", "system_fingerprint"})
 _has_usage = re.compile(rb'"usage"\s*:\s*\{').search
 
 
@@ -103,15 +108,17 @@ def read_answer(body: bytes) -> Reported:
 class OpenAIStream:
     """Reads the events of one streamed completion that may matter (see `sse.EventReader`)."""
 
-    __slots__ = ("_hides_usage", "reported")
+    __slots__ = ("_hides_usage", "is_complete", "reported")
 
     end_mark = b"[DONE]"
     usage_mark = b'"usage"'
+    text_mark = b'"content":"'
 
     def __init__(self, hides_usage: bool) -> None:
         """Start reading; `hides_usage` takes the chunk out that only the gateway asked for."""
         self._hides_usage = hides_usage
         self.reported = NOTHING_REPORTED
+        self.is_complete = False
 
     def may_have_usage(self, block: bytes) -> bool:
         """Tell whether a block holds usage: `"usage":null`, which most chunks have, is none."""
@@ -131,7 +138,36 @@ class OpenAIStream:
         if chunk.usage is None:
             return False
         self.reported = _reported(chunk.model, chunk.usage)
-        return self._hides_usage and not chunk.choices
+        self.is_complete = not chunk.choices
+        return self._hides_usage and self.is_complete
+
+    def ending(self, last: bytes, cut: CutOff) -> bytes:
+        """Return the events that end the stream: reason `length` for all choices, the usage if asked for, the mark."""
+        chunk: dict[str, Any] = {
+            "id": cut.answer_id, "object": "chat.completion.chunk", "created": cut.now_s, "model": cut.model,
+        }  # fmt: skip
+        chunk.update(_head_of(last))
+        end: dict[str, Any] = {"delta": {}, "logprobs": None, "finish_reason": "length"}
+        usage: dict[str, Any] = {} if self._hides_usage else {"usage": None}
+        chunks = [{**chunk, "choices": [{"index": at, **end} for at in range(cut.choices)], **usage,
+                   "tollway": cut.notice}]  # fmt: skip
+        if usage:
+            counts = {"prompt_tokens": cut.usage.all_input, "completion_tokens": cut.usage.all_output,
+                      "total_tokens": cut.usage.total}  # fmt: skip
+            chunks.append({**chunk, "choices": [], "usage": counts})
+        return b"".join(b"data: %b\n\n" % msgspec.json.encode(each) for each in chunks) + b"data: [DONE]\n\n"
+
+
+def _head_of(last: bytes) -> dict[str, Any]:
+    """Return what all chunks of the stream have in common, from the last events that it had."""
+    for event in reversed(split_events(last)):
+        try:
+            chunk = _decode_any(data_of(event))
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            continue
+        if isinstance(chunk, dict) and "choices" in chunk:
+            return {name: value for name, value in chunk.items() if name in _COMMON}
+    return {}
 
 
 def _reported(model: str | None, usage: _Usage | None) -> Reported:
