@@ -20,7 +20,8 @@ COMMANDS = {
     "report": "Report what was spent.",
     "sql": "Query the history (read only).",
     "verify": "Compare what clients were told, the meter's ledger and ClickHouse.",
-    "decision": "Show why a request was refused.",
+    "decision": "Show and list decisions: what was refused, queued, downgraded, and why.",
+    "explain": "Tell why a decision was made, and recompute it from the log.",
     "topics": "Show the table of topics.",
 }
 """Name → summary; the module of the same name in this package has a click command `command`."""

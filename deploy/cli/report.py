@@ -49,7 +49,42 @@ def spend(deployment: Deployment, by: str, since: str | None, until: str | None,
     click.echo(render(answer, format_))
 
 
-def render(answer: dict[str, Any], format_: output.Format) -> str:
+@command.command(epilog=examples(
+    "tollway report avoided --by rule,team",
+    "tollway report avoided --by day,action --since 30d --format csv",
+))  # fmt: skip
+@options
+@click.option(
+    "--by",
+    default="rule,team",
+    show_default=True,
+    metavar="NAMES",
+    help="With commas: org, project, team, user, key, model, rule, measure, action, reason, tier, day, hour.",
+)
+@click.option("--since", metavar="WHEN", help=f"From this moment on: {when.WAYS}. [default: everything]")
+@click.option("--until", metavar="WHEN", help="Up to, not including, this moment. [default: now]")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(get_args(output.Format)),
+    default="table",
+    show_default=True,
+    help="How to print.",
+)
+def avoided(deployment: Deployment, by: str, since: str | None, until: str | None, format_: output.Format) -> None:
+    """Sum decisions and the cost that they avoided: what requests would have cost by their estimates.
+
+    avoided_usd counts what was refused, downgraded or ended; would_avoid_usd what soft and shadow rules let through,
+    and what only waited. A client that tries again is counted again.
+    """
+    now = datetime.now(UTC)
+    query = {"since": _moment("--since", since, now), "until": _moment("--until", until, now)}
+    with deployment.history() as api:
+        answer = api.get("/v1/report/avoided", by=by, **query)
+    click.echo(render(answer, format_, "no decisions in this time"))
+
+
+def render(answer: dict[str, Any], format_: output.Format, nothing: str = "no usage in this time") -> str:
     """Return a report as text; a table ends with its totals."""
     columns, rows = output.rows_of(answer)
     totals = answer.get("totals") or {}
@@ -59,7 +94,7 @@ def render(answer: dict[str, Any], format_: output.Format) -> str:
     if format_ == "csv":
         return output.as_csv(columns, rows)
     if not rows:
-        return "no usage in this time"
+        return nothing
     last = [totals.get(name, "total" if index == 0 else "") for index, name in enumerate(columns)]
     return output.table(columns, [*rows, last])
 
