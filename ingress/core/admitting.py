@@ -34,7 +34,7 @@ READING, WAITING, ADMITTED, SENT, RELAYING, ENDING, DONE = range(7)
 NOTHING, WHOLE, END, CUT = range(4)
 """What is left to be handed over when the terminal event is on the log."""
 
-SPARED = frozenset({"warn", "grace"})
+SPARED = frozenset({"warn", "grace", "open"})
 """Notes that are recorded once a minute and row; what soft and shadow rules would have done is recorded each time."""
 OUTPUT_PARAMETERS = ("max_completion_tokens", "max_tokens")
 """By which clients limit the output."""

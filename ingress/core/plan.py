@@ -334,10 +334,10 @@ class Plan:
             if not row.ceiling.is_plain:
                 judged = self._judge(row, asked, now_ms, passed)
                 if judged.note:
-                    notes.append(_note(row, asked, now_ms, judged))
+                    notes.append(_note(row, asked, now_ms, judged, self.tier))
                 if not judged.action:
                     continue
-            denied = _denied(row, asked, now_ms, judged)
+            denied = _denied(row, asked, now_ms, judged, self.tier)
             if worst is None or _severity(denied) > _severity(worst):
                 worst = denied
         return worst, notes
@@ -424,13 +424,14 @@ def _severity(denied: Denied) -> tuple[bool, int]:
     return not denied.may_wait, denied.retry_after_s
 
 
-def _note(row: Row, asked: int, now_ms: int, judged: Judged) -> Note:
-    ceiling = row.ceiling
-    used = row.used + row.carried(now_ms)
-    return Note(judged.note, judged.rung, ceiling.rule, ceiling.measure, row.scope, row.key, row.limit, used, asked)
+def _note(row: Row, asked: int, now_ms: int, judged: Judged, tier: int = 1) -> Note:
+    state = _denied(row, asked, now_ms, judged, tier)
+    return Note(
+        judged.note, judged.rung, state.rule, state.measure, row.scope, row.key, row.limit, state.used, asked, state
+    )
 
 
-def _denied(row: Row, asked: int, now_ms: int, judged: Judged) -> Denied:
+def _denied(row: Row, asked: int, now_ms: int, judged: Judged, tier: int = 1) -> Denied:
     """Return the refusal of a row; one that no rung has judged is short of room here, and perhaps only here."""
     shard, ceiling = row.shard, row.ceiling
     used = row.used + row.carried(now_ms)
@@ -438,6 +439,7 @@ def _denied(row: Row, asked: int, now_ms: int, judged: Judged) -> Denied:
     # Where all replicas together have room, the next snapshot may bring it here.
     soon = used + asked <= row.limit
     action = judged.action if judged.action not in ("", "wait") else "block"
+    percent = ceiling.withheld[tier]
     may_wait = soon if not judged.action else judged.action in ("wait", "queue")
     wait_ms = ceiling.queue_wait_ms if action == "queue" else 0
     if action == "throttle":
@@ -465,6 +467,11 @@ def _denied(row: Row, asked: int, now_ms: int, judged: Judged) -> Denied:
         right=row.right,
         pending=row.own_part,
         final_unit=ceiling.final_unit,
+        rung=judged.rung,
+        mode=ceiling.mode,
+        tier=tier,
+        seen_limit=seen_limit(row.limit, percent) if percent else 0,
+        want=row.want,
     )
 
 

@@ -134,7 +134,7 @@ class Record:
         """Return the record of what a rule says of a request that goes on; `nanos` is what the request reserves."""
         avoided = nanos if note.rung in ("block", "queue") else 0
         reason = REASONS.get(note.measure, note.measure)
-        return self._decision(note.kind, reason, note, self.plan, now_ms, cost_avoided_nanos=avoided)
+        return self._decision(note.kind, reason, note.state or note, self.plan, now_ms, cost_avoided_nanos=avoided)
 
     def _decision(
         self, action: str, reason: str, source: Any, plan: Plan | None, now_ms: int, **more: Any

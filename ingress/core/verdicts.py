@@ -51,6 +51,15 @@ class Denied(msgspec.Struct, frozen=True):
     """What it had in the row, settled and in flight, and of the window before as far as that counts."""
     final_unit: str = "finish"
     """What the rule says of a streamed answer that may not go on."""
+    rung: str = ""
+    """The rung that the use stands on; empty where only room here is short."""
+    mode: str = "enforce"
+    tier: int = 1
+    """Of the request."""
+    seen_limit: int = 0
+    """The part of `limit` that its tier sees; 0 where nothing is withheld from it."""
+    want: int = 0
+    """Room that requests which wait at the row have asked for."""
 
 
 class Note(NamedTuple):
@@ -67,3 +76,5 @@ class Note(NamedTuple):
     limit: int
     used: int
     asked: int
+    state: Denied | None = None
+    """All that this replica knew of the row."""
