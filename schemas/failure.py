@@ -8,14 +8,15 @@ from pydantic import Field, model_validator
 
 from schemas.fields import DocumentPart, Milliseconds, Part, PolicyProblems, Tier
 
-Dependency = Literal["kafka", "meter"]
+DependencyName = Literal["kafka", "meter"]
 OnFailure = Literal["share", "closed", "open", "stop"]
-"""`share`: go on with what this replica may use by itself, as at any other time; no limit is ever passed.
+"""`share`: go on with what this replica may use by itself, as at any other time; no limit is ever passed. Without the
+broker that ends after 54 s, when others may be given its part: then it is `closed`.
 `closed`: refuse.
 `open`: go on beyond that by a bounded allowance, which is what may go beyond the limit; counted all the same.
 `stop`: the replica says that it is not ready and refuses everything of the tier, so that a load balancer passes it by.
 """
-DEPENDENCIES: tuple[Dependency, ...] = ("kafka", "meter")
+DEPENDENCIES: tuple[DependencyName, ...] = ("kafka", "meter")
 DEFAULT_AFTER_MS = 900_000
 
 
@@ -83,7 +84,7 @@ class Failure(DocumentPart):
     def _own_allowance(self, tier: int) -> int:
         return self.tiers[tier].allowance if tier in self.tiers else 0
 
-    def mode(self, tier: int, dependency: Dependency) -> FailureMode:
+    def mode(self, tier: int, dependency: DependencyName) -> FailureMode:
         """Return what requests of `tier` meet once `dependency` has been gone for longer than `after`."""
         own = self.tiers.get(tier)
         parts = (own, self) if own is not None else (self,)

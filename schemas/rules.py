@@ -76,8 +76,6 @@ class Counted(NamedTuple):
     limit: int
     """In the measure's unit; as the document says it, before schedules and increases."""
     zone: str = "UTC"
-    burst: int = 0
-    """Size of the token bucket beside the limit; 0 for none."""
 
     @property
     def period(self) -> Period:
@@ -194,9 +192,9 @@ class Limit(Rule):
     timezone: Zone = "UTC"
     """IANA name; hours and days of `rph`, `tph`, `rpd` and `tpd` are its own, daylight saving included."""
     burst: Annotated[Count, Field(ge=1)] | None = None
-    """Requests that may come at once: a bucket of this size beside `rpm`, which it fills at."""
+    """Requests that may come at once: so many, and no more, within the time that `rpm` takes to allow so many."""
     burst_tokens: Annotated[Count, Field(ge=1)] | None = None
-    """Tokens that may come at once: a bucket of this size beside `tpm`, which it fills at."""
+    """Tokens that may come at once: so many, and no more, within the time that `tpm` takes to allow so many."""
     concurrency: Count | None = None
     """Requests in flight at once."""
     hold_expires: Annotated[Milliseconds, Field(le=MAX_HOLD_MS)] | None = None
@@ -237,9 +235,12 @@ class Limit(Rule):
     def counted(self) -> tuple[Counted, ...]:
         """Return what the rule counts, the minute first; nothing for a rule that only caps single requests."""
         minutes = ((Measure.REQUESTS, self.rpm, self.burst), (Measure.TOKENS, self.tpm, self.burst_tokens))
-        counted = [
-            Counted(measure, MINUTE, limit, burst=burst or 0) for measure, limit, burst in minutes if limit is not None
-        ]
+        counted = []
+        for measure, limit, burst in minutes:
+            if limit is not None:
+                counted.append(Counted(measure, MINUTE, limit))
+                if burst is not None:
+                    counted.append(_burst(measure, limit, burst))
         counted += self._calendar()
         if self.concurrency is not None:
             counted.append(Counted(Measure.CONCURRENCY, Span(Period.HOUR), self.concurrency))
@@ -255,6 +256,15 @@ class Limit(Rule):
             for measure, period, limit in pairs
             if limit is not None
         ]
+
+
+def _burst(measure: Measure, rate: int, burst: int) -> Counted:
+    """Return the short sliding window that a burst is: as long as a rate a minute takes to allow that much.
+
+    A window is a second at least, so what the rate allows in a second is the smallest burst.
+    """
+    length_s = max(1, burst * 60 // rate) if rate else 60
+    return Counted(measure, Span(Period.ROLLING, length_s), max(burst, -(-rate * length_s // 60)))
 
 
 def _burst_problems(name: str, burst: int | None, rate_name: str, rate: int | None) -> list[tuple[str, Any, str]]:

@@ -58,8 +58,9 @@ class Span(NamedTuple):
         """Return what the document says: `month`, `rolling 30d`."""
         if self.period is not Period.ROLLING:
             return self.period.value
-        unit = next(unit for unit in ("d", "h", "m") if self.length_s % _UNITS_S[unit] == 0)
-        return f"rolling {self.length_s // _UNITS_S[unit]}{unit}"
+        units = (*((unit, _UNITS_S[unit]) for unit in ("d", "h", "m")), ("s", 1))
+        unit, length_s = next(found for found in units if self.length_s % found[1] == 0)
+        return f"rolling {self.length_s // length_s}{unit}"
 
     @property
     def slides(self) -> bool:

@@ -133,7 +133,14 @@ class Governance:
     @property
     def problem(self) -> str:
         """Why this replica is not ready; empty if it is."""
-        return self.views.problem or ("the broker acknowledges nothing" if self.is_detached else "")
+        if problem := self.views.problem:
+            return problem
+        if self.registry.is_failing(self._now_ms()):
+            gone = next(shard.missing for shard in self.registry.shards if shard.missing is not None)
+            told = {"kafka": "the broker acknowledges nothing", "meter": "the meter publishes nothing"}[gone]
+            return f"{told}, and the policy's failure table stops requests"
+        begun = any(shard.backed_until_ms for shard in self.registry.shards)
+        return "" if begun or not self.is_detached else "the broker acknowledges nothing"
 
     def staleness_ms(self) -> list[int]:
         """Return by partition how long ago a snapshot was installed; -1 for never."""

@@ -226,6 +226,7 @@ class Sender:
             for partition, clock in enumerate(self._clocks):
                 if loop.time() - clock.acked_at > SELF_FENCE_MS / 1000:
                     self._registry.attach(partition, 0)
+            self._registry.look_for_failures(self._now_ms())
             rounds += 1
             if rounds % SWEEP_EVERY == 0:
                 self._registry.sweep(self._now_ms())

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ingress.core.blocks import Blocks
+from ingress.core.failing import missing, refuses_everybody
 from ingress.core.rows import GRACE_S, MINUTE_S, Ceiling, Known, Row
 from ingress.core.snapshots import Installed, install
 from ingress.core.waiting import WaitingRoom
 from schemas.codec import encode_rows
+from schemas.failure import DependencyName, Failure
 from schemas.quota import NO_WEIGHT, Member, Snapshot, Weight
 from schemas.rows import Measure
 from schemas.usage import Gauge, Want
@@ -82,7 +84,7 @@ class Binding:
         self.costs = tuple(row for row in rows if row.ceiling.measure == "cost")
         self.encoded = encode_rows([row.key for row in rows if row.ceiling.measure != "concurrency"])
         self.until_ms = until_ms
-        """End of the window that ends first."""
+        """End of the window that ends first, or the first moment at which a rule says something else."""
         self.generation = generation
         """Of the shard when the rooms were recomputed; `BLOCKED` while there is more to look at than room."""
         self.is_plain = all(row.ceiling.is_plain for row in rows)
@@ -95,8 +97,8 @@ class Shard:
 
     __slots__ = (
         "ackable", "backed_until_ms", "expiries", "expiring", "fence", "fence_at_ms", "generation", "hw",
-        "installed_ms", "is_synced", "joined_at", "known", "members", "numbers", "partition", "parts", "place",
-        "rejoining", "rows", "settled", "settling", "touched", "unconfirmed", "waiting", "wanting", "weight",
+        "installed_ms", "is_synced", "joined_at", "known", "members", "missing", "numbers", "partition", "parts",
+        "place", "rejoining", "rows", "settled", "settling", "touched", "unconfirmed", "waiting", "wanting", "weight",
     )  # fmt: skip
 
     def __init__(self, partition: int, waiting: WaitingRoom) -> None:
@@ -120,6 +122,8 @@ class Shard:
         """What the last acknowledgement would allow, while `unconfirmed` keeps it from doing so."""
         self.joined_at: int | None = None
         """Offset of the record that this epoch joined with, once it is known."""
+        self.missing: DependencyName | None = None
+        """What has been gone for so long that the policy's failure table applies."""
         self.unconfirmed: int | None = None
         """Offset beyond which a snapshot has to show this replica as a member before it goes on after a silence."""
         self.members: list[Member] = []
@@ -160,6 +164,8 @@ class Registry:
         self.waiting = WaitingRoom()
         self.shards = [Shard(partition, self.waiting) for partition in range(partitions)]
         self.blocks = Blocks()
+        self.failure = Failure()
+        """The policy's table."""
         self._ceilings: dict[tuple[str, str, str], Ceiling] = {}
         self._windows: dict[tuple[Period, str, int], tuple[Window, str, str]] = {}
 
@@ -215,9 +221,11 @@ class Registry:
         """Recompute the rooms of `binding` and look for blocks."""
         for row in binding.all:
             row.recompute(now_ms)
+            binding.until_ms = min(binding.until_ms, row.limit_until_s * 1000)
         blocks = self.blocks
         blocked = bool(len(blocks)) and any(blocks.find(spec.block_key, now_ms) for spec in specs)
-        binding.generation = shard.generation if binding.is_plain and not blocked else BLOCKED
+        looks = blocked or not binding.is_plain or shard.missing is not None
+        binding.generation = BLOCKED if looks else shard.generation
 
     def _window(self, spec: RowSpec, now_s: int) -> tuple[Window, str, str]:
         name = (spec.period, spec.zone, spec.length_s)
@@ -339,6 +347,18 @@ class Registry:
         return installed
 
     # ------------------------------------------------------------------------------------------------- the epoch
+
+    def look_for_failures(self, now_ms: int) -> None:
+        """Note which shards are without the broker or the meter now; to be called several times a second."""
+        for shard in self.shards:
+            gone = missing(shard, self.failure, now_ms)
+            if gone != shard.missing:
+                shard.missing = gone
+                shard.generation += 1
+
+    def is_failing(self, now_ms: int) -> bool:
+        """Whether a load balancer should pass this replica by because of what is missing."""
+        return any(refuses_everybody(shard, self.failure, now_ms) for shard in self.shards)
 
     def attach(self, partition: int, until_ms: int) -> None:
         """Allow admissions until `until_ms`: the broker has acknowledged a record of this replica."""

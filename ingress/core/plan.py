@@ -13,6 +13,7 @@ import msgspec
 
 from ingress.core.admission import Binding, Registry, RowSpec, Shard
 from ingress.core.caps import NO_CAPS, Caps
+from ingress.core.failing import mode_of
 from ingress.core.ladder import GOES_ON, Judged, interval_ms, judge, seen_limit
 from ingress.core.rows import Row
 from ingress.core.verdicts import Denied, Note
@@ -306,14 +307,19 @@ class Plan:
         self, now_ms: int, tokens: int, nanos: int, miss: tuple[int, int], passed: frozenset[str]
     ) -> Hold | Denied:
         shard, binding = self._shard, self._current(now_ms)
-        if now_ms >= shard.fence_at_ms or (binding.all and shard.weight.num == 0):
-            staleness_ms = shard.staleness_ms(now_ms)
-            return Denied("detached", fence=shard.fence, staleness_ms=staleness_ms, status=503)
+        allowance = 0
+        if shard.missing is not None:
+            mode = mode_of(shard, self._registry.failure, self.tier, now_ms)
+            if mode.action in ("closed", "stop"):
+                return _detached(shard, now_ms)
+            allowance = mode.allowance_percent
+        elif now_ms >= shard.fence_at_ms or (binding.all and shard.weight.num == 0):
+            return _detached(shard, now_ms)
         for spec in self._specs if len(self._registry.blocks) else ():
             entry = self._registry.blocks.find(spec.block_key, now_ms)
             if entry is not None:
                 return self._blocked(entry, _asked(entry.measure, tokens, nanos), now_ms)
-        worst, notes = self._look(binding, now_ms, tokens, nanos, passed)
+        worst, notes = self._look(binding, now_ms, (tokens, nanos), passed, allowance)
         if worst is not None:
             return worst
         hold = self._take(binding, tokens, nanos, miss, now_ms)
@@ -321,14 +327,20 @@ class Plan:
         return hold
 
     def _look(
-        self, binding: Binding, now_ms: int, tokens: int, nanos: int, passed: frozenset[str]
+        self, binding: Binding, now_ms: int, amounts: tuple[int, int], passed: frozenset[str], allowance: int
     ) -> tuple[Denied | None, list[Note]]:
-        """Return the refusal that matters most, and what rules have to say if there is none."""
+        """Return the refusal that matters most, and what rules have to say if there is none.
+
+        `allowance` is the percent of each limit by which this replica may go beyond what it may use by itself.
+        """
         worst: Denied | None = None
         notes: list[Note] = []
         for row in binding.all:
-            asked = _asked(row.ceiling.measure, tokens, nanos)
+            asked = _asked(row.ceiling.measure, *amounts)
             if not asked or (row.ceiling.is_plain and row.room >= asked):
+                continue
+            if allowance and row.room + allowance * row.limit // 100 >= asked:
+                notes.append(_note(row, asked, now_ms, Judged(note="open")))
                 continue
             judged = GOES_ON
             if not row.ceiling.is_plain:
@@ -417,6 +429,10 @@ def _asked(measure: str, tokens: int, nanos: int) -> int:
 def _kept(row: Row, percent: int) -> int:
     """Return `percent` of what this replica may have in the row, rounded up."""
     return -(-(row.room + row.own_part) * percent // 100)
+
+
+def _detached(shard: Shard, now_ms: int) -> Denied:
+    return Denied("detached", fence=shard.fence, staleness_ms=shard.staleness_ms(now_ms), status=503)
 
 
 def _severity(denied: Denied) -> tuple[bool, int]:

@@ -1,5 +1,8 @@
 """The one resolver: secret → key, and (key, model, operation) → plan, compiled from one policy version.
 
+A model is known by the exact names under `models`, and by no other spelling; every name of a served model counts in
+the same rows, because rules match and count the served one.
+
 What is enforced, charged, logged and alerted all comes from the plan made here, so it is the same principal and the
 same served model. A new policy is a new `Resolver`; keys change in place, and only the changed key's plans go.
 Knows no HTTP beyond the status of a refusal, no Kafka, no clock.
@@ -15,6 +18,8 @@ import msgspec
 from ingress.core.admission import Registry, RowSpec
 from ingress.core.caps import NO_CAPS, Cap, Caps
 from ingress.core.keyring import Keyring, hash_of
+from ingress.core.limits import plan_of as limit_plan
+from ingress.core.overrides import Overrides
 from ingress.core.plan import Plan
 from ingress.core.rows import Ceiling
 from schemas.codec import encode_attribution
@@ -38,7 +43,7 @@ class Refused(msgspec.Struct, frozen=True):
 
     reason: str
     """`unknown_key`, `key_revoked`, `key_expired`, `unknown_org`, `unknown_model`, `model_not_allowed`,
-    `wrong_operation`."""
+    `wrong_operation`, `frozen`."""
     status: int
     message: str
     """What is wrong with which value, and the remedy; for the client."""
@@ -53,8 +58,9 @@ class Resolver:
     """One policy version, compiled. `keyring` and `registry` outlive it."""
 
     def __init__(
-        self, policy: Policy, version: int, prices: Mapping[str, Price], keyring: Keyring, registry: Registry
-    ) -> None:
+        self, policy: Policy, version: int, prices: Mapping[str, Price], keyring: Keyring, registry: Registry,
+        overrides: Overrides | None = None,
+    ) -> None:  # fmt: skip
         """Compile `policy`; rows of rules that it shares with the policy before keep their counts.
 
         Args:
@@ -63,6 +69,7 @@ class Resolver:
             prices: by name under `models`; a model without a price is left out.
             keyring: keys of the `keys` topic.
             registry: the rows of this replica. `activate` makes their ceilings those of this policy.
+            overrides: increases and freezes of the `policy` topic; none if left out.
         """
         self.policy = policy
         self.policy_version = version
@@ -71,21 +78,34 @@ class Resolver:
         self._prices = dict(prices)
         self._keyring = keyring
         self._registry = registry
+        self._overrides = Overrides() if overrides is None else overrides
         self._listed = {hash_of(entry.hash): _listed_key(entry) for entry in policy.keys}
         self._plans: dict[str, dict[tuple[str, str], Plan]] = {}
         self._plan_count = 0
 
     def activate(self) -> None:
         """Make this policy's ceilings those of all rows; call it in the step that puts the resolver into use."""
-        registry = self._registry
         for rule in self.policy.rules():
             for part in rule.counted():
-                _set_up(registry.ceiling(rule.name, part.measure.value, part.period.value), rule)
-        registry.set_ceilings(
-            (rule.name, part.measure.value, part.period.value, part.limit)
-            for rule in self.policy.rules()
-            for part in rule.counted()
+                _set_up(self._registry.ceiling(rule.name, part.measure.value, part.period.value), rule)
+        self._registry.failure = self.policy.failure
+        self.set_limits()
+
+    def set_limits(self) -> None:
+        """Give all rows the limits of the document, its schedules and the increases that there are now."""
+        counted = [(rule, part) for rule in self.policy.rules() for part in rule.counted()]
+        schedules, increases = self.policy.schedules, self._overrides.increases.values()
+        for rule, part in counted:
+            ceiling = self._registry.ceiling(rule.name, part.measure.value, part.period.value)
+            ceiling.plan = limit_plan(rule.name, part.limit, schedules, increases)
+        self._registry.set_ceilings(
+            (rule.name, part.measure.value, part.period.value, part.limit) for rule, part in counted
         )
+
+    def forget_plans(self) -> None:
+        """Drop all plans: which scopes are frozen has changed."""
+        self._plans.clear()
+        self._plan_count = 0
 
     def forget_key(self, key_id: str) -> None:
         """Drop the plans of a key that changed."""
@@ -155,7 +175,7 @@ class Resolver:
             return Refused("wrong_operation", 400, told)
         return self._plan(key, model, entry, operation)
 
-    def _plan(self, key: VirtualKey, model: str, entry: Model, operation: str) -> Plan:
+    def _plan(self, key: VirtualKey, model: str, entry: Model, operation: str) -> Plan | Refused:
         served, price = _served(model, entry), self._prices.get(model)
         tags = {**self.policy.orgs[key.org].tags, **key.tags}
         tier = tier_of(self.policy, key.org, key.tier)
@@ -163,6 +183,10 @@ class Resolver:
             org=key.org, project=key.project, team=key.team, user=key.user, key=key.id, model=served,
             provider=entry.provider, route=operation, tags=tags, tier=tier,
         )  # fmt: skip
+        freeze = self._overrides.frozen(attributes)
+        if freeze is not None:
+            told = f"{freeze.scope} is frozen: {freeze.reason.rstrip('.')}."
+            return Refused("frozen", 403, f"{told} Wait until it is released, or ask your platform team.")
         attribution = Attribution(
             key.org, key.project, key.team, key.user, key.id, entry.provider, served, model, tags,
             self.policy_version, "" if price is None else price.version,

@@ -66,7 +66,7 @@ class Note(NamedTuple):
     """What a rule says of a request that goes on; amounts are in the measure's unit."""
 
     kind: str
-    """`warn`, `soft`, `shadow` or `grace`."""
+    """`warn`, `soft`, `shadow` or `grace`; `open` where it goes on by the allowance of a failure."""
     rung: str
     """What a soft or shadow rule would have done."""
     rule: str
