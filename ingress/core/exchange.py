@@ -32,15 +32,15 @@ from ingress.core.admitting import (
 from ingress.core.cutoff import CUT_OFF, CutOff
 from ingress.core.errors import FAULTS, fault_message
 from ingress.core.estimate import has_media, likely_input, likely_output
+from ingress.core.extending import end_claim, keep_ahead
 from ingress.core.head import HeaderList, read_answer_head
 from ingress.core.plan import Denied
 from ingress.core.ports import Effects
 from ingress.core.records import id_text
 from ingress.core.reported import NOTHING_REPORTED, Reported
-from ingress.core.reserving import CHUNK_TOKENS, Reservation
+from ingress.core.reserving import Reservation
 from ingress.core.sse import EventRelay
 from ingress.core.streaming import Outflow
-from schemas.decisions import Action
 from schemas.money import cost_nanos
 from schemas.tokens import NO_TOKENS, TokenUsage
 from schemas.usage import Status, UsageSource
@@ -139,7 +139,7 @@ class Exchange(Admitting):
             if out:
                 flow = self._flow
                 flow.count(out)  # type: ignore[union-attr]  # as the relay
-                if flow.output <= flow.ask_at or self._keep_ahead(out, now_ms):  # type: ignore[union-attr]
+                if flow.output <= flow.ask_at or self._goes_on(out, now_ms):  # type: ignore[union-attr]
                     self._effects.send_data(out)
         elif self._parts is not None:
             self._parts.append(data)
@@ -170,48 +170,21 @@ class Exchange(Admitting):
             self._tell_fault(kind, detail)
             self._settle(_FAILED, f"provider_{kind}", usage, source, self.status, now_ms, requests=int(sent))
 
-    # -- the reservation of a stream -----------------------------------------------------------------------------
+    # -- a stream that its reservation does not cover ------------------------------------------------------------
 
-    def _keep_ahead(self, out: bytes, now_ms: int) -> bool:
+    def _goes_on(self, out: bytes, now_ms: int) -> bool:
         """Reserve more for a stream that has come close to what it holds; False if it has ended here instead."""
-        flow, relay = self._flow, self._relay
+        flow, relay, hold, plan = self._flow, self._relay, self._hold, self._plan
         assert flow is not None
         assert relay is not None
+        assert hold is not None
+        assert plan is not None
         if flow.is_complete or relay.is_ended:
             return True
-        denied = self._extend(flow, CHUNK_TOKENS, now_ms)
-        if denied is None:
-            return True
-        if flow.output <= flow.covered:
-            flow.put_off(CHUNK_TOKENS // 16)
-            return True
-        denied = self._extend(flow, 0, now_ms)
-        if denied is None:
-            return True
-        if denied.final_unit == "terminate":
+        denied = keep_ahead(flow, hold, plan, now_ms)
+        if denied is not None:
             self._cut_off(out, denied, now_ms)
-            return False
-        if denied.final_unit == "downgrade":
-            self._downgrade_next(denied)
-        flow.put_off(CHUNK_TOKENS // 4)
-        return True
-
-    def _extend(self, flow: Outflow, chunk_tokens: int, now_ms: int) -> Denied | None:
-        """Reserve `chunk_tokens` beyond what the stream has used."""
-        hold = self._hold
-        assert hold is not None
-        tokens, nanos = flow.wanted(chunk_tokens)
-        denied = hold.extend(tokens, nanos, now_ms)
-        if denied is None:
-            flow.extended(tokens, nanos)
-        return denied
-
-    def _downgrade_next(self, denied: Denied) -> None:
-        """Let requests of the scope go to the cheaper model for the rest of the window."""
-        assert self._plan is not None
-        row = self._plan.find_row(denied.row)
-        if row is not None:
-            row.downgrades = True
+        return denied is None
 
     def _cut_off(self, out: bytes, denied: Denied, now_ms: int) -> None:
         """End a stream that a budget does not let go on, by the rules of its protocol."""
@@ -289,6 +262,8 @@ class Exchange(Admitting):
         self.state = ENDING
         if self._relay is not None:
             record.model_reported = self._relay.reader.reported.model
+        if self._flow is not None and self._flow.claimed is not None:
+            end_claim(self._flow)
         tokens = usage.total
         price = plan.price
         if source == _NONE:

@@ -14,6 +14,7 @@ Knows no HTTP and no plan.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from ingress.core.ask import Ask
 from ingress.core.learned import SCALE_BITS
@@ -22,6 +23,9 @@ from ingress.core.reserving import CHUNK_TOKENS, Reservation
 from ingress.core.sse import EventReader, split_events
 from schemas.money import FEMTOS_PER_NANO, Price, rates_for
 from schemas.tokens import TokenUsage
+
+if TYPE_CHECKING:
+    from ingress.core.rows import Row
 
 NEVER = 1 << 62
 _DELTA = b'"delta"'
@@ -39,7 +43,7 @@ class Outflow:
     __slots__ = (
         "_base", "_before", "_block_pieces", "_block_text", "_density", "_held_nanos", "_held_tokens", "_input_femtos",
         "_is_known", "_last", "_most", "_other", "_pieces", "_price", "_rate", "_reader", "_text", "_told",
-        "_told_text", "ask_at", "covered", "input", "output",
+        "_told_text", "ask_at", "claimed", "covered", "input", "output",
     )  # fmt: skip
 
     def __init__(self, ask: Ask, reserved: Reservation, price: Price, reader: EventReader) -> None:
@@ -59,6 +63,8 @@ class Outflow:
         self.input = TokenUsage(reserved.input_tokens)
         """What the provider told of the input, or what is reserved of it."""
         self._input_femtos = self._rate = 0
+        self.claimed: Row | None = None
+        """Where the meter has been told that room is wanted for it."""
         self.covered = self.ask_at = 0
         """Output tokens that are reserved, and beyond how many more have to be asked for."""
         self._take_input(self.input)

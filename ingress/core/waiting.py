@@ -69,6 +69,7 @@ class WaitingRoom:
         self.on_want: Callable[[int], None] | None = None
         """Called with a partition whose meter has to hear of a want."""
         self._lines: dict[Row, list[Ticket]] = {}
+        self._claims: dict[Row, dict[object, int]] = {}
         self._count = 0
         self._last = 0
 
@@ -110,6 +111,16 @@ class WaitingRoom:
         """Take `ticket` out, wherever it is."""
         if ticket.row is not None:
             self._leave(ticket)
+
+    def claim(self, row: Row, owner: object, amount: int) -> None:
+        """Want `amount` in `row` for a request that goes on meanwhile, such as a stream; 0 ends that of `owner`."""
+        claims = self._claims.setdefault(row, {})
+        claims.pop(owner, None)
+        if amount:
+            claims[owner] = amount
+        elif not claims:
+            del self._claims[row]
+        self._want(row, self._lines.get(row, []))
 
     def serve(self, now_ms: int) -> list[tuple[Ticket, Hold | Denied]]:
         """Return the tickets that wait no longer: with what they hold, or why they were refused."""
@@ -156,6 +167,8 @@ class WaitingRoom:
 
     def _want(self, row: Row, line: list[Ticket]) -> None:
         asked = [ticket.plan.needs(row, ticket.tokens, ticket.nanos) for ticket in line]
+        if row in self._claims:
+            asked += self._claims[row].values()
         row.want, row.want_head = sum(asked), asked[0] if asked else 0
         row.shard.wanting[row] = None
         if self.on_want is not None:

@@ -1,0 +1,64 @@
+"""Keeps the reservation of a stream ahead of its output, and says when a rule ends it.
+
+Four fifths into what is held, a chunk more is reserved. Where there is no room here, but replicas have some together,
+the meter is told what is wanted, and the stream asks again a few hundred tokens later: by then room may have come. When
+all that is held is used and not even the tokens that have come already can be held, the rule's final unit counts: the
+answer ends (`terminate`), or goes on beyond the limit (`finish`, `downgrade`), as far as the overshoot bound states.
+"""
+
+from __future__ import annotations
+
+from ingress.core.plan import Hold, Plan
+from ingress.core.reserving import CHUNK_TOKENS
+from ingress.core.streaming import Outflow
+from ingress.core.verdicts import Denied
+
+ASK_AGAIN_TOKENS = CHUNK_TOKENS // 16
+ASK_BEYOND_TOKENS = CHUNK_TOKENS // 4
+
+
+def keep_ahead(flow: Outflow, hold: Hold, plan: Plan, now_ms: int) -> Denied | None:
+    """Reserve more for a stream that has come close to what it holds; return what ends it, if something does."""
+    denied = _extend(flow, hold, CHUNK_TOKENS, now_ms)
+    if denied is None:
+        end_claim(flow)
+        return None
+    if denied.may_wait:
+        _claim(flow, plan, denied)
+    if flow.output <= flow.covered:
+        flow.put_off(ASK_AGAIN_TOKENS)
+        return None
+    denied = _extend(flow, hold, 0, now_ms)
+    if denied is None or denied.final_unit == "terminate":
+        return denied
+    if denied.final_unit == "downgrade":
+        row = plan.find_row(denied.row)
+        if row is not None:
+            row.downgrades = True
+    flow.put_off(ASK_BEYOND_TOKENS)
+    return None
+
+
+def end_claim(flow: Outflow) -> None:
+    """Want nothing any more for the stream."""
+    row, flow.claimed = flow.claimed, None
+    if row is not None:
+        row.shard.waiting.claim(row, flow, 0)
+
+
+def _claim(flow: Outflow, plan: Plan, denied: Denied) -> None:
+    row = plan.find_row(denied.row)
+    if row is not flow.claimed:
+        end_claim(flow)
+        flow.claimed = row
+    if row is not None:
+        row.shard.waiting.claim(row, flow, denied.asked)
+
+
+def _extend(flow: Outflow, hold: Hold, chunk_tokens: int, now_ms: int) -> Denied | None:
+    """Reserve `chunk_tokens` beyond what the stream has used."""
+    tokens, nanos = flow.wanted(chunk_tokens)
+    denied = hold.extend(tokens, nanos, now_ms)
+    if denied is None:
+        flow.extended(tokens, nanos)
+    return denied
