@@ -17,12 +17,14 @@ from aiokafka.errors import KafkaError
 
 from ingress.core.admission import Registry
 from ingress.core.keyring import Keyring
+from ingress.core.overrides import Overrides
 from ingress.core.resolver import Resolver
 from schemas.blocks import BlockEntry
 from schemas.codec import decode_json, decode_snapshot
 from schemas.connection import KafkaConnection
 from schemas.errors import ConfigError, DecodeError
 from schemas.keys import VirtualKey
+from schemas.overrides import INCREASE, Freeze, Increase, override_key
 from schemas.policy import PolicyRecord
 from schemas.policy_file import load_policy
 from schemas.topics import BLOCKS, KEYS, POLICY, QUOTA_UPDATES, topic_name
@@ -77,6 +79,7 @@ class Views:
         )
         self._ends: dict[TopicPartition, int] = {}
         self.keyring = Keyring()
+        self.overrides = Overrides()
         self.resolver: Resolver | None = None
         self.started = asyncio.Event()
         """Set once snapshots are read: what is joined from now on is seen."""
@@ -177,8 +180,12 @@ class Views:
             self._key((message.key or b"").decode(errors="replace"), message.value)
         elif topic == self._blocks:
             self._block((message.key or b"").decode(errors="replace"), message.value)
-        elif message.value is not None:
-            await self._take_policy(message.value)
+        else:
+            override = override_key((message.key or b"").decode(errors="replace"))
+            if override is not None:
+                self._override(*override, message.value)
+            elif message.value is not None:
+                await self._take_policy(message.value)
 
     # ------------------------------------------------------------------------------------------------- the views
 
@@ -198,14 +205,31 @@ class Views:
             self.policy_faults += 1
             _log.error("policy_unusable", in_force=self.policy_version, fault=str(error))
             return
-        resolver.activate()
+        resolver.activate()  # with what was read meanwhile: increases are looked up here, freezes with each plan
         self.resolver = resolver
         self._on_resolver(resolver)
         _log.info("policy_in_force", version=record.version)
 
     def _compile(self, record: PolicyRecord) -> Resolver:
         policy = load_policy(record.document, f"policy version {record.version}")
-        return Resolver(policy, record.version, record.prices, self.keyring, self._registry)
+        return Resolver(policy, record.version, record.prices, self.keyring, self._registry, self.overrides)
+
+    def _override(self, kind: str, name: str, value: bytes | None) -> None:
+        """Take an increase or a freeze; one that cannot be read leaves what was there, and is counted."""
+        try:
+            if kind == INCREASE:
+                increase = decode_json(Increase, value) if value is not None else None
+                if self.overrides.put_increase(name, increase) and self.resolver is not None:
+                    self.resolver.set_limits()
+            else:
+                freeze = decode_json(Freeze, value) if value is not None else None
+                if self.overrides.put_freeze(name, freeze) and self.resolver is not None:
+                    self.resolver.forget_plans()
+        except DecodeError as error:
+            self.policy_faults += 1
+            _log.error("override_unusable", key=f"{kind}/{name}", fault=str(error))
+            return
+        _log.info("override", kind=kind, name=name, ended=value is None)
 
     def _key(self, key_id: str, value: bytes | None) -> None:
         try:

@@ -186,6 +186,11 @@ class Row:
         """Settled and in flight: own, and everywhere else as of the last snapshot."""
         return self.others + self.net + self.budget - self.room
 
+    @property
+    def limit_until_s(self) -> int:
+        """Unix second until which `limit` is what the rule says."""
+        return FOREVER_S if self.ceiling.plan is None else self._limit_until_s
+
     def carried(self, now_ms: int) -> int:
         """Return how much of the window before counts against this row at `now_ms`, rounded up."""
         prev = self.prev

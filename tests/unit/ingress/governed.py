@@ -8,6 +8,7 @@ import msgspec
 
 from ingress.core.admission import Registry
 from ingress.core.keyring import Keyring
+from ingress.core.overrides import Overrides
 from ingress.core.plan import Denied, Hold, Plan
 from ingress.core.resolver import Refused, Resolver
 from schemas.codec import encode_attribution, encode_event, encode_rows
@@ -21,7 +22,7 @@ from schemas.usage import Attribution, UsageEvent
 
 MINUTE_MS = 60_000
 START_MS = 1_795_000_020_000
-"""The beginning of a minute, 2026-11-18T16:27:00Z."""
+"""The beginning of a minute, 2026-11-18T11:07:00Z."""
 INSTANCE, EPOCH = "ingress-1", 7
 WHOLE = Weight(1, 1, 0)
 SECRET = b"tw-0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
@@ -62,14 +63,16 @@ def resolver_of(
     keyring: Keyring | None = None,
     version: int = 1,
     prices: Mapping[str, Price] | None = None,
+    overrides: Overrides | None = None,
 ) -> Resolver:
     """Return an active resolver with `k1` in its keyring."""
     if keyring is None:
         keyring = Keyring()
         keyring.put("k1", key_of())
     resolver = Resolver(
-        load_policy(policy), version, {"small": PRICE} if prices is None else prices, keyring, registry or Registry(1)
-    )
+        load_policy(policy), version, {"small": PRICE} if prices is None else prices, keyring, registry or Registry(1),
+        overrides,
+    )  # fmt: skip
     resolver.activate()
     return resolver
 

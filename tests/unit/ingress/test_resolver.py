@@ -7,18 +7,22 @@ import pytest
 
 from ingress.core import resolver as module
 from ingress.core.admission import Registry
+from ingress.core.caps import NO_CAPS, Cap
 from ingress.core.keyring import Keyring, hash_of
+from ingress.core.overrides import Overrides
 from ingress.core.plan import Plan
 from schemas.codec import decode_attribution, decode_rows
 from schemas.ids import secret_hash, shard_of
 from schemas.keys import VirtualKey
 from schemas.money import Price
+from schemas.overrides import Freeze, Increase
 from schemas.usage import Attribution
 from tests.unit.ingress.governed import (
     POLICY,
     PRICE,
     SECRET,
     START_MS,
+    denied,
     held,
     key_of,
     member_of,
@@ -236,3 +240,189 @@ def test_holds_survive_a_policy_change() -> None:
     registry.cut(0, 1)
     assert new is not old
     assert {row.inflight for row in registry.shards[0].rows.values()} == {0}
+
+
+# ------------------------------------------------------------------------------------------- what cannot slip past
+
+ALIASES = """
+orgs: {acme: {teams: [search]}}
+providers:
+  openai: {protocol: openai, base_url: simulated}
+  router: {protocol: openai, base_url: simulated}
+models:
+  gpt-4o: {provider: openai, downgrade: cheap}
+  "openai/gpt-4o": {provider: openai, upstream: gpt-4o}
+  best: {provider: openai, upstream: gpt-4o}
+  cheap: {provider: openai, upstream: gpt-4o-mini}
+  routed: {provider: router, upstream: gpt-4o}
+limits:
+  - {name: big, match: {model: gpt-4o}, per: [model], rpm: 2}
+  - {name: all-but-mini, match: {model: ["gpt-*", "!*-mini"]}, per: [team], rpm: 1000}
+  - {name: small, match: {model: "*-mini"}, per: [model], rpm: 3}
+"""
+
+
+def rules_of(plan: Plan) -> list[str]:
+    """Return the rules that a request of `plan` counts for."""
+    return [row.split("/")[0] for row in decode_rows(held(plan.admit(START_MS, 1, 1)).rows)]
+
+
+@pytest.mark.parametrize("alias", ["openai/gpt-4o", "best", "routed"])
+def test_every_name_of_a_served_model_counts_in_the_same_rows(alias: str) -> None:
+    """A prefix, an alias, another provider: rows and room are those of the model that is served."""
+    resolver = resolver_of(ALIASES, registry=member_of(Registry(1)), prices={})
+    first, other = plan_of(resolver, "gpt-4o"), plan_of(resolver, alias)
+    rows = [held(plan.admit(START_MS, 1, 1)).rows for plan in (first, other)]
+    assert rows[0] == rows[1]
+    assert [row.split("/")[0] for row in decode_rows(rows[0])] == ["big", "all-but-mini"]
+    assert denied(other.admit(START_MS, 1, 1)).rule == "big"
+    assert denied(first.admit(START_MS, 1, 1)).rule == "big"
+
+
+@pytest.mark.parametrize(
+    "spelling", ["GPT-4o", "Gpt-4O", "GPT-4O-MINI", " gpt-4o", "gpt-4o ", "gpt-4o\t", "openai/GPT-4o", "OpenAI/gpt-4o",
+                 "router/gpt-4o", "gpt-4o:free", "gpt-4o\u200b", "gpt-4\u043e", "gpt%2D4o", "models/gpt-4o",
+                 "gpt-4o-2024-08-06", ""],
+)  # fmt: skip
+def test_a_spelling_that_the_document_does_not_have_is_an_unknown_model(spelling: str) -> None:
+    """It is never passed on for the provider to understand."""
+    told = refused(resolver_of(ALIASES, prices={}).plan(key_of(), spelling, "chat.completions"))
+    assert (told.reason, told.status) == ("unknown_model", 404)
+
+
+def test_what_a_request_goes_on_with_counts_where_that_counts() -> None:
+    """A downgrade and a fallback are plans like any other: the rules of the cheaper model hold for it."""
+    resolver = resolver_of(ALIASES, registry=member_of(Registry(1)), prices={})
+    first = plan_of(resolver, "gpt-4o")
+    assert first.downgrade == "cheap"
+    cheaper = plan_of(resolver, first.downgrade)
+    assert (cheaper.model, cheaper.downgrade, rules_of(cheaper)) == ("gpt-4o-mini", "", ["small"])
+    for _ in range(2):
+        held(cheaper.admit(START_MS, 1, 1))
+    assert denied(cheaper.admit(START_MS, 1, 1)).rule == "small"
+
+
+# ---------------------------------------------------------------------------------------- what the document can say
+
+RICH = """
+orgs: {acme: {teams: [search], tags: {env: prod, app: chat}, tier: 2}}
+providers: {p: {protocol: openai, base_url: simulated}}
+models: {m: {provider: p}}
+limits:
+  - {name: pace, per: [team], rpm: 10, rpd: 100, timezone: Europe/Berlin, mode: soft}
+  - {name: flight, per: [key], concurrency: 2, hold_expires: 10m}
+  - {name: size-a, max_input_tokens: 500, max_output_tokens: 90}
+  - {name: size-b, match: {tags.app: "ch*"}, max_input_tokens: 400, max_cost: 0.5 USD}
+  - {name: size-soft, max_input_tokens: 1, mode: shadow}
+  - {name: experiments, match: {tier: 2}, per: [tier], tpm: 1000,
+     ladder: {80%: warn, 100%: queue}, queue: {wait: 1s, most: 7}, grace: 5%, reserve: {0: 20%, 1: 10%}}
+budgets:
+  - {name: month, per: [team], amount: 10 USD, period: rolling 30d, strict: true, final_unit: terminate}
+  - {name: quarter, amount: 10 USD, period: quarter, carry_over: 50%}
+schedules:
+  - {name: autumn, rules: [pace, quarter], multiply: 150%, start: 2026-11-01T00:00:00Z, end: 2026-12-01T00:00:00Z}
+"""
+
+
+def test_a_rule_has_a_counter_for_each_measure_and_period() -> None:
+    """Minutes and rolling periods slide; requests in flight have no event to be booked by."""
+    resolver = resolver_of(RICH, registry=member_of(Registry(1)), prices={})
+    rows = decode_rows(held(plan_of(resolver, "m").admit(START_MS, 1, 1)).rows)
+    assert [(row.split("/")[0], row.split("/")[3].split("@")[0]) for row in rows] == [
+        ("pace", "minute"), ("pace", "day"), ("experiments", "minute"), ("month", "rolling"), ("quarter", "quarter"),
+    ]  # fmt: skip
+    assert any(row.endswith("/rolling@1793664000+2592000") for row in rows)
+
+
+def test_ceilings_behave_as_their_rule_says() -> None:
+    """Everything that a rule says of its cap is where admission looks for it."""
+    registry = Registry(1)
+    resolver_of(RICH, registry=registry, prices={})
+    pace, flight = registry.ceiling("pace", "requests", "day"), registry.ceiling("flight", "concurrency", "hour")
+    assert (pace.limit, pace.mode, pace.hold_expires_ms) == (100, "soft", 0)
+    assert (flight.limit, flight.mode, flight.hold_expires_ms) == (2, "enforce", 600_000)
+    tokens = registry.ceiling("experiments", "tokens", "minute")
+    assert (tokens.rungs, tokens.withheld, tokens.grace_percent) == (((80, "warn"), (100, "queue")), (0, 20, 30), 5)
+    assert (tokens.queue_wait_ms, tokens.queue_most) == (1_000, 7)
+    month, quarter = registry.ceiling("month", "cost", "rolling"), registry.ceiling("quarter", "cost", "quarter")
+    assert (month.strict, month.final_unit, month.carry_percent) == (True, "terminate", 0)
+    assert (quarter.strict, quarter.final_unit, quarter.carry_percent) == (False, "finish", 50)
+
+
+def test_a_rule_that_says_less_than_before_goes_back_to_what_is_usual() -> None:
+    """A ceiling outlives policies, what the last one said of it does not."""
+    registry = Registry(1)
+    resolver_of(RICH, registry=registry, prices={})
+    resolver_of(
+        RICH.replace("carry_over: 50%", "timezone: UTC").replace(", mode: soft", ""), registry=registry, prices={}
+    )
+    assert registry.ceiling("quarter", "cost", "quarter").carry_percent == 0
+    assert registry.ceiling("pace", "requests", "day").mode == "enforce"
+
+
+def test_the_tier_is_the_keys_or_the_organisations() -> None:
+    """It can be matched and counted by, and it is what admission asks for."""
+    resolver = resolver_of(RICH, registry=member_of(Registry(1)), prices={})
+    plan = plan_of(resolver, "m")
+    assert (plan.tier, "experiments" in rules_of(plan)) == (2, True)
+    critical = plan_of(resolver, "m", id="k2", tier=0)
+    assert (critical.tier, "experiments" in rules_of(critical)) == (0, False)
+    assert any("tier=2" in row for row in decode_rows(held(plan.admit(START_MS, 1, 1)).rows))
+
+
+def test_the_smallest_cap_of_the_matching_rules_holds() -> None:
+    """Each with the rule that it is from; one that refuses nothing caps nothing."""
+    caps = plan_of(resolver_of(RICH, prices={}), "m").caps
+    assert caps.max_input_tokens == Cap("size-b", 400)
+    assert caps.max_output_tokens == Cap("size-a", 90)
+    assert caps.max_cost_nanos == Cap("size-b", 500_000_000)
+    caps = plan_of(resolver_of(RICH, prices={}), "m", tags={"app": "code"}).caps
+    assert (caps.max_input_tokens, caps.max_cost_nanos) == (Cap("size-a", 500), None)
+    assert plan_of(resolver_of(POLICY)).caps == NO_CAPS
+
+
+def test_limits_follow_schedules_and_increases() -> None:
+    """A rule that nothing changes has no plan; an increase counts from the moment that it is known, until it ends."""
+    registry, overrides = Registry(1), Overrides()
+    resolver = resolver_of(RICH, registry=registry, overrides=overrides, prices={})
+    assert registry.ceiling("month", "cost", "rolling").plan is None
+    autumn = registry.ceiling("pace", "requests", "minute").plan
+    assert autumn is not None
+    assert autumn.limit_at("org=acme,team=search", START_MS // 1000) == (15, 1_796_083_200)
+    generation = registry.shards[0].generation
+    expires_ms = START_MS + 3_600_000
+    overrides.put_increase("i1", Increase("i1", "month", "org=acme", "launch", "ann", "bob", START_MS, expires_ms, 20))
+    resolver.set_limits()
+    assert registry.shards[0].generation > generation
+    raised = registry.ceiling("month", "cost", "rolling").plan
+    assert raised is not None
+    assert raised.limit_at("org=acme,team=search", START_MS // 1000) == (12 * 10**9, expires_ms // 1000)
+    overrides.put_increase("i1", None)
+    resolver.set_limits()
+    assert registry.ceiling("month", "cost", "rolling").plan is None
+
+
+@pytest.mark.parametrize(
+    ("scope", "is_frozen"),
+    [
+        ("org=acme", True), ("org=other", False), ("org=acme,team=search", True), ("team=chat", False),
+        ("model=gpt-4o", True), ("model=best", False), ("provider=openai", True), ("key=k1", True),
+        ("tags.env=prod", False), ("tier=1,route=chat.completions", True), ("tier=0", False),
+    ],
+)  # fmt: skip
+def test_a_frozen_scope_refuses_until_it_is_released(scope: str, is_frozen: bool) -> None:
+    """Whatever attribute it names; the served model, never an alias. Cached plans are no way round it."""
+    overrides = Overrides()
+    resolver = resolver_of(ALIASES, overrides=overrides, prices={})
+    plan_of(resolver, "best")
+    assert overrides.put_freeze(scope, Freeze(scope, "a leaked key", "bob", START_MS))
+    assert not overrides.put_freeze(scope, Freeze(scope, "a leaked key", "bob", START_MS))
+    resolver.forget_plans()
+    found = resolver.plan(key_of(), "best", "chat.completions")
+    assert isinstance(found, Plan) is not is_frozen
+    if is_frozen:
+        told = refused(found)
+        assert (told.reason, told.status) == ("frozen", 403)
+        assert told.message.startswith(f"{scope} is frozen: a leaked key.")
+    overrides.put_freeze(scope, None)
+    assert isinstance(resolver.plan(key_of(), "best", "chat.completions"), Plan)

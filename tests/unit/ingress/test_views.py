@@ -13,8 +13,20 @@ from schemas.codec import encode_json, encode_snapshot
 from schemas.connection import KafkaConnection
 from schemas.errors import DecodeError
 from schemas.keys import VirtualKey
+from schemas.overrides import Freeze, Increase
 from schemas.policy import PolicyRecord
-from tests.unit.ingress.governed import EPOCH, INSTANCE, POLICY, PRICE, SECRET, START_MS, key_of, plan_of, snapshot_of
+from tests.unit.ingress.governed import (
+    EPOCH,
+    INSTANCE,
+    POLICY,
+    PRICE,
+    SECRET,
+    START_MS,
+    key_of,
+    plan_of,
+    refused,
+    snapshot_of,
+)
 
 
 class Message(NamedTuple):
@@ -133,3 +145,30 @@ async def test_readiness_says_what_is_missing() -> None:
     assert "partitions [0]" in views.problem
     await reader.take("quota.updates", encode_snapshot(snapshot_of()))
     assert views.problem == ""
+
+
+async def test_increases_and_freezes_are_in_force_as_soon_as_they_are_read() -> None:
+    """Before the policy or after it, in any order of keys; a tombstone ends them, garbage changes nothing."""
+    reader = Reader()
+    increase = Increase("i1", "team-minute", "org=acme", "launch", "ann", "bob", START_MS, START_MS + 60_000, 50)
+    await reader.take("policy", encode_json(increase), increase.key)
+    await reader.policy(1)
+    resolver = reader.views.resolver
+    assert resolver is not None
+    ceiling = reader.registry.ceiling("team-minute", "requests", "minute")
+    assert ceiling.plan is not None
+    assert ceiling.plan.limit_at("org=acme,team=search", START_MS // 1000)[0] == 15
+    plan = plan_of(resolver)
+    freeze = Freeze("org=acme,team=search", "a leaked key", "bob", START_MS)
+    await reader.take("policy", encode_json(freeze), freeze.key)
+    assert refused(resolver.plan(key_of(), "small", "chat.completions")).reason == "frozen"
+    for key in (freeze.key, increase.key):
+        await reader.take("policy", b"{}", key)
+    assert reader.views.policy_faults == 2
+    assert refused(resolver.plan(key_of(), "small", "chat.completions")).reason == "frozen"
+    await reader.take("policy", None, freeze.key)
+    assert plan_of(resolver) is not plan
+    await reader.take("policy", None, increase.key)
+    await reader.take("policy", None, increase.key)
+    assert reader.registry.ceiling("team-minute", "requests", "minute").plan is None
+    assert reader.calls == [("resolver", 1)]

@@ -31,7 +31,7 @@ HASH = "sha256:" + "0" * 64
 def _attributes(**more: str) -> dict[str, str]:
     fields = dict.fromkeys(("org", "project", "team", "user", "key", "model", "provider", "route"), "")
     tags = {name.removeprefix("tag_"): more.pop(name) for name in list(more) if name.startswith("tag_")}
-    return attributes_of(**{**fields, **more}, tags=tags)
+    return attributes_of(**{**fields, **more}, tags=tags, tier=1)
 
 
 def _policy(**more: Any) -> Policy:
