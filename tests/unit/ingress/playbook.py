@@ -217,6 +217,11 @@ class Stage:
         self.ask({"model": "gpt-x", "messages": [], **fields})
         self.exchange.admitted_recorded()
 
+    def serve(self, outcome: Any, now_ms: int) -> None:
+        """Play what comes of waiting in the room."""
+        self.ticket = None
+        self.exchange.served(outcome, now_ms)
+
     def answered(self, body: bytes, status: int = 200, content_type: bytes = b"application/json") -> None:
         """Play a whole answer of the provider."""
         self.exchange.provider_head(status, [(b"Content-Type", content_type)], NOW + 20)
