@@ -33,6 +33,8 @@ class Action(enum.StrEnum):
     """It went on; `rung` is what the rule would have done."""
     GRACE = "grace"
     """It went on beyond the limit: tier 0."""
+    OPEN = "open"
+    """It went on beyond what the replica might use by itself: by the allowance for a failure of the broker or meter."""
 
 
 AVOIDING = frozenset({Action.REFUSE.value, Action.DOWNGRADE.value, Action.TERMINATE.value})
@@ -77,14 +79,14 @@ class Decision(msgspec.Struct, frozen=True, array_like=True):
     partition: int = -1
     """Of `usage`, whose offsets `fence` counts; -1 where nobody said."""
     epoch: int = 0
-    """The run of `instance`; 0 where nobody said."""
+    """The run of `instance`; 0 where nobody said: the one that was a member at the fence."""
     tier: int = 1
     mode: str = "enforce"
     """`enforce`, `soft` or `shadow`."""
     rung: str = ""
     """The rung of the ladder that the use stood on: `warn`, `throttle`, `queue`, `downgrade`, `block`."""
     right: int = 0
-    """What the replica might have in the row in all, as of the fence: its right, or its share of an unseen row."""
+    """What the replica might have in the row in all, as of the fence; -1 where it had a share by membership instead."""
     pending: int = 0
     """What it had there, settled and in flight, with its own part of what a sliding window carries over."""
     want: int = 0

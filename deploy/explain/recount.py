@@ -22,6 +22,8 @@ from schemas.rules import Rule
 from schemas.windows import Period
 
 SHORT, OVER = "short", "over"
+_ONLY_TOLD = frozenset({Action.WARN.value, Action.SOFT.value, Action.SHADOW.value})
+_WENT_ON = _ONLY_TOLD | {Action.GRACE.value, Action.OPEN.value}
 
 
 class Check(NamedTuple):
@@ -162,7 +164,7 @@ def _rule(decision: Decision, rule: Rule | None) -> Check:
     recorded = f"{decision.action} {decision.rung}".strip()
     why = reason_of(decision, rule)
     wanted = {SHORT: "room is short here", OVER: "the limit is reached"}.get(why, why)
-    if decision.action in (Action.WARN, Action.SOFT, Action.SHADOW, Action.GRACE):
+    if decision.action in _WENT_ON:
         return Check("rule", recorded, wanted or "nothing to say", bool(why), "" if rule else "policy not at hand")
     return Check("rule", recorded, wanted or "there was room: it should have gone on", bool(why))
 
@@ -170,7 +172,7 @@ def _rule(decision: Decision, rule: Rule | None) -> Check:
 def reason_of(decision: Decision, rule: Rule | None) -> str:
     """Return why the rule does something to the request: short of room, over the limit, or its rung; else empty."""
     used = decision.used + decision.asked
-    if decision.room < decision.asked and decision.action not in (Action.WARN, Action.SOFT, Action.SHADOW):
+    if decision.room < decision.asked and decision.action not in _ONLY_TOLD:
         return SHORT
     seen = decision.seen_limit or decision.limit
     if rule is not None:

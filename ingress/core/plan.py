@@ -388,6 +388,7 @@ class Plan:
             staleness_ms=shard.staleness_ms(now_ms),
             resets_at_s=entry.until_s,
             retry_after_s=_wait_s(entry.until_s * 1000, now_ms),
+            at_ms=now_ms,
         )
 
     def limits_header(self, now_ms: int) -> bytes:
@@ -488,6 +489,7 @@ def _denied(row: Row, asked: int, now_ms: int, judged: Judged, tier: int = 1) ->
         tier=tier,
         seen_limit=seen_limit(row.limit, percent) if percent else 0,
         want=row.want,
+        at_ms=now_ms,
     )
 
 

@@ -143,11 +143,12 @@ class Record:
         decision_id = self.context.new_id(now_ms)
         if self.decision_id == NO_ID:
             self.decision_id = decision_id
-        # What a source does not know keeps its default.
+        # What a source does not know keeps its default. One that waited is of the moment when it was denied.
+        decided_ms = getattr(source, "at_ms", 0) or now_ms
         fields = {name: getattr(source, name) for name in _SAID if hasattr(source, name)} | more
         return _encode_decision(
             Decision(
-                decision_id, self.event_id, now_ms, self.context.instance, action, reason, self._attribution(plan),
+                decision_id, self.event_id, decided_ms, self.context.instance, action, reason, self._attribution(plan),
                 partition=self.partition, **fields,
             )
         )  # fmt: skip

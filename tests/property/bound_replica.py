@@ -207,7 +207,7 @@ class Replica:
     def _admitted(self, plan: Plan, size: int, hold: Hold) -> None:
         world = self.world
         keys = decode_rows(hold.rows)
-        request = Request(self.run, keys, hold, size, world.random.randint(0, size), plan)
+        request = Request(self.run, keys, hold, size, world.random.randint(0, size), plan, since_ms=world.now)
         self.disk.open.append(request)
         world.admitted(request)
         life = self.life
@@ -217,6 +217,7 @@ class Replica:
         if life == self.life:
             self.disk.open.remove(request)
             self.disk.ended.append(request)
+            request.until_ms = self.world.now
             request.hold.settle(1, request.actual, request.actual)
             self.world.ended(request)
             if self.registry.waiting.stirred:

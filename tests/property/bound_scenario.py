@@ -78,6 +78,8 @@ class Request:
     logged: bool = False
     """Its terminal event is on the log."""
     given_up: bool = False
+    since_ms: int = 0
+    until_ms: int = 0
 
     @property
     def counts(self) -> int:
@@ -134,7 +136,8 @@ def event_of(request: Request, now_ms: int) -> msgspec.Raw:
     """Return the terminal event of a request."""
     used = request.actual
     event = UsageEvent(
-        bytes(16), bytes(16), 1, "settled", "chat.completions", now_ms, 1, 1, 200, False, "provider",
+        bytes(16), bytes(16), 1, "settled", "chat.completions", request.since_ms,
+        max(1, (request.until_ms or now_ms) - request.since_ms), 1, 200, False, "provider",
         TokenUsage(used, 0), used, 1, used, used, "m", "", bytes(16), request.plan.attribution, request.hold.rows,
     )  # fmt: skip
     return msgspec.Raw(encode_event(event))
