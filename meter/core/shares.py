@@ -1,6 +1,6 @@
-"""Who may use how much of what is left: equal shares of the headroom, and safe changes from one set to the next.
+"""Who may have how much of a row that has no rights yet: equal shares, and safe changes from one set to the next.
 
-A share is a pair `(den, slot)` that stands for `Weight(1, den, den - 1 - slot)`: of a headroom h it gives
+A share is a pair `(den, slot)` that stands for `Weight(1, den, den - 1 - slot)`: of a limit h it gives
 `ceil((h - slot) / den)`, so the shares of slots 0 … den-1 sum to exactly h. A share with a larger `den` or a larger
 `slot` gives no more of any headroom; that order is all that safety needs:
 
