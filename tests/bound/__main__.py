@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import json
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from tests.bound.scenario import CLIENTS, DIMENSIONS, FAULTS, PATTERNS, SIZES, R
 from tests.bound.session import Job, choose, left_s
 
 REPORT = ROOT / ".reports" / "bound.json"
+KEPT = REPORT.with_suffix("")
 _console = Console(stderr=True, soft_wrap=True)
 _say = _console.print
 
@@ -71,6 +73,13 @@ class Harness:
         await self._deployment.well()
 
 
+def _keep(place: Path) -> None:
+    """Keep what the processes wrote and the provider saw, for who wants to know why."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for file in (*place.glob("state/logs/*.log"), *place.glob("*.log"), *place.glob("*.jsonl")):
+        shutil.copyfile(file, KEPT / file.name)
+
+
 def run_all(jobs: list[Job], skipped: dict[str, str], seed: int) -> list[str]:
     """Do all jobs on a deployment of their own, write the report, and return what must not be."""
     began = time.monotonic()
@@ -90,6 +99,7 @@ def run_all(jobs: list[Job], skipped: dict[str, str], seed: int) -> list[str]:
             ]
         finally:
             deployment.stop()
+            _keep(Path(place))
     found = [*problems, *account.failures(outcomes, booked)]
     report = account.report(outcomes, booked, skipped, seed, time.monotonic() - began)
     REPORT.parent.mkdir(exist_ok=True)
@@ -121,7 +131,7 @@ def main() -> int:
     found = run_all(jobs, skipped, seed)
     for line in found:
         _say(f"FAILED: {line}", markup=False)
-    _say(f"written to {REPORT.relative_to(ROOT)}; seed {seed}; {len(found)} failures")
+    _say(f"written to {REPORT.relative_to(ROOT)}; seed {seed}; {'all held' if not found else f'{len(found)} failures'}")
     return 1 if found else 0
 
 

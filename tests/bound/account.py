@@ -52,6 +52,8 @@ class Booked:
     """Decisions of this run's own rule."""
     false_refusals: int = 0
     """Those of them with less than 90 % of the limit settled or in flight."""
+    lowest_percent: int = 100
+    """The least part of the limit that was settled or in flight at a refusal."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def _short(each: Outcome, name: str, known: Booked) -> list[str]:
     if each.ratio < target:
         found.append(f"{name}: {each.ratio:.1%} of the limit used, at least {target:.0%} is wanted")
     if known.false_refusals:
-        found.append(f"{name}: {known.false_refusals} of {known.refusals} refusals below 90 % of the limit")
+        early, first = known.false_refusals, known.lowest_percent
+        found.append(f"{name}: {early} of {known.refusals} refusals below 90 % of the limit, the first at {first} %")
     return found
 
 

@@ -13,7 +13,8 @@ _EVENTS = (
     "uniqExactIf(toStartOfMinute(occurred_at), charge_requests > 0) AS windows FROM tollway.usage GROUP BY key_id"
 )
 _REFUSALS = (
-    "SELECT key_id AS name, count() AS refusals, countIf(used_value * 10 < limit_value * 9) AS false_refusals "
+    "SELECT key_id AS name, count() AS refusals, countIf(used_value * 10 < limit_value * 9) AS false_refusals, "
+    "min(intDiv(used_value * 100, greatest(limit_value, 1))) AS lowest_percent "
     "FROM tollway.enforcement_decisions WHERE action = 'refuse' AND rule = key_id GROUP BY key_id"
 )
 

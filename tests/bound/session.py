@@ -17,14 +17,14 @@ from tests.bound.scenario import BURST, FIRST, HEALTHY, Run, offers
 if TYPE_CHECKING:
     from tests.bound.deployment import Deployment
 
-RUN_S = 10.0
+RUN_S = 8.0
 """A healthy run is cut after this time."""
-BURST_S = 4.0
+BURST_S = 3.0
 """A burst around a fault is."""
 MARGIN_S = 1.0
 """No request is sent in the last second of a minute, so that none is admitted in the next one."""
-NEEDS_S = {HEALTHY: RUN_S + MARGIN_S, "meter-killed": 20.0, "replica-killed": 25.0}
-FAULT_NEEDS_S = 32.0
+NEEDS_S = {HEALTHY: 9.0, "meter-killed": 14.0, "replica-killed": 16.0}
+FAULT_NEEDS_S = 20.0
 
 
 def left_s() -> float:
