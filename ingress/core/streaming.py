@@ -1,9 +1,9 @@
 """Counts the output of one stream as it goes by, and tells when and by how much its reservation has to grow.
 
-Text is counted where it stands: most blocks cost a few searches for marks, and only what has escapes, tools or several
-choices is looked at by an expression; nothing is decoded. Every piece of text is one token at least, and all text is
-as many tokens as the model's texts had at most of late (`learned`). Where the provider tells its counts on the way,
-they replace ours.
+Text is counted where it stands, and many blocks at once: most cost a few searches for marks, only what has tools or
+several kinds of text is looked at by an expression, and nothing is decoded. Every piece of text is one token at least,
+and all text is as many tokens as the model's texts had at most of late (`learned`). Where the provider tells its counts
+on the way, they replace ours.
 
 The reservation covers a number of output tokens: what is left of its tokens and of its money after the input, of
 which the provider may tell less or more than was reserved. At four fifths of the last chunk another one is due. If
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NEVER = 1 << 62
 _DELTA = b'"delta"'
 _BACKSLASH = 0x5C
+_MOST_WAITING_BYTES = 16_384
 _LIKELY_BYTES_PER_TOKEN = 4
 _texts = re.compile(
     rb'"(?:content|text|thinking|partial_json|arguments|reasoning(?:_content)?|refusal)"\s*:\s*'
@@ -41,9 +42,9 @@ class Outflow:
     """The output of one stream, and the part of it that is reserved."""
 
     __slots__ = (
-        "_base", "_before", "_block_pieces", "_block_text", "_density", "_held_nanos", "_held_tokens", "_input_femtos",
-        "_is_known", "_last", "_most", "_other", "_pieces", "_price", "_rate", "_reader", "_text", "_told",
-        "_told_text", "ask_at", "claimed", "covered", "input", "output",
+        "_base", "_before", "_block_pieces", "_block_text", "_density", "_due_bytes", "_held_nanos", "_held_tokens",
+        "_input_femtos", "_is_known", "_last", "_most", "_other", "_pieces", "_price", "_rate", "_reader", "_text",
+        "_told", "_told_text", "_waiting", "_waiting_bytes", "ask_at", "claimed", "covered", "input", "output",
     )  # fmt: skip
 
     def __init__(self, ask: Ask, reserved: Reservation, price: Price, reader: EventReader) -> None:
@@ -58,8 +59,11 @@ class Outflow:
         self._block_pieces = self._block_text = self._other = 0
         self._is_known = False
         self._before = self._last = b""
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = self._due_bytes = 0
         self.output = 0
-        """Output tokens so far: an upper estimate, or what the provider told."""
+        """Output tokens so far: an upper estimate, or what the provider told. Only exact enough to compare with
+        `ask_at`."""
         self.input = TokenUsage(reserved.input_tokens)
         """What the provider told of the input, or what is reserved of it."""
         self._input_femtos = self._rate = 0
@@ -72,42 +76,65 @@ class Outflow:
     # -- counting ------------------------------------------------------------------------------------------------
 
     def count(self, block: bytes) -> None:
-        """Count a block of whole events that is about to go to the client."""
-        mark = self._reader.text_mark
-        pieces = text = 0
-        at = block.find(mark)
-        while at >= 0:
-            start = at + len(mark)
-            end = block.find(b'"', start)
-            while end > start and block[end - 1] == _BACKSLASH:
-                end = block.find(b'"', end + 1)
-            if end <= start:
-                break
-            pieces += 1
-            text += end - start
-            at = block.find(mark, end)
-        deltas = block.count(_DELTA)
+        """Count a block of whole events that is about to go to the client.
+
+        Blocks wait and are counted together while all their bytes together could not be the tokens that are left.
+        """
+        self._waiting.append(block)
+        size = self._waiting_bytes = self._waiting_bytes + len(block)
+        if size > self._due_bytes or self._reader.reported is not self._told:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Count what waits; of the last block it is known what it was."""
+        blocks = self._waiting
+        if not blocks:
+            return
+        self._waiting, self._waiting_bytes = [], 0
+        last = blocks.pop()
+        if blocks:
+            self._add(b"".join(blocks))
+            self._remember(blocks)
         self._before = self._last
-        if deltas:
-            self._is_known = True
-            self._last = block
-            if pieces != deltas:
-                pieces, text = _look(block)
-        else:
-            pieces = text = 0
-            self._other += len(block)
-            self._last += block
-        self._block_pieces, self._block_text = pieces, text
-        self._pieces += pieces
-        self._text += text
+        self._block_pieces, self._block_text = self._add(last)
+        self._remember([last])
         if self._reader.reported is not self._told:
             self._take_told(self._reader.reported)
         self._sum()
+
+    def _add(self, block: bytes) -> tuple[int, int]:
+        """Count the text of a block; return its pieces and bytes."""
+        deltas = block.count(_DELTA)
+        if not deltas:
+            self._other += len(block)
+            return 0, 0
+        self._is_known = True
+        found = _texts_of(block, self._reader.text_mark)
+        if len(found) != deltas or 0 in found:
+            found = [len(text) for text in _texts(block, block.find(_DELTA)) if text]
+        pieces, text = len(found), sum(found)
+        self._pieces += pieces
+        self._text += text
+        return pieces, text
+
+    def _remember(self, blocks: list[bytes]) -> None:
+        """Keep the last events, from the last block with a delta."""
+        for at in range(len(blocks) - 1, -1, -1):
+            if _DELTA in blocks[at]:
+                self._last = b"".join(blocks[at:])
+                return
+        self._last += b"".join(blocks)
 
     def _sum(self) -> None:
         counted = -(-self._text * self._density >> SCALE_BITS)
         output = self._base + (counted if counted > self._pieces else self._pieces)
         self.output = output if output < self._most else self._most
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Find how many bytes cannot be more tokens than are left before more has to be asked for."""
+        left = (self.ask_at - self.output << SCALE_BITS) // self._density
+        self._due_bytes = left if left < _MOST_WAITING_BYTES else _MOST_WAITING_BYTES
 
     def uncount(self) -> None:
         """Take the last block back: it does not go to the client."""
@@ -146,6 +173,7 @@ class Outflow:
         covered = max(covered, 0)
         self.covered = covered
         self.ask_at = NEVER if covered >= self._most else covered - min(covered, CHUNK_TOKENS) // 5
+        self._look_ahead()
 
     def wanted(self, chunk_tokens: int) -> tuple[int, int]:
         """Return tokens and nano-USD that `chunk_tokens` more than there are so far take beyond what is held."""
@@ -164,6 +192,7 @@ class Outflow:
         """Ask again after `tokens` more, or when nothing is left of what is reserved, if something is."""
         later = self.output + tokens
         self.ask_at = min(later, self.covered) if self.output < self.covered else later
+        self._look_ahead()
 
     @property
     def is_complete(self) -> bool:
@@ -178,6 +207,7 @@ class Outflow:
         fits: list[bytes] = []
         for event in split_events(block):
             self.count(event)
+            self._catch_up()
             if self.output > self.covered:
                 self.uncount()
                 break
@@ -187,16 +217,19 @@ class Outflow:
     @property
     def last(self) -> bytes:
         """The last events that went to the client, from the last one that had text."""
+        self._catch_up()
         return self._last
 
     @property
     def text_bytes(self) -> int:
         """Bytes of text so far, as JSON has them."""
+        self._catch_up()
         return self._told_text + self._text
 
     @property
     def likely(self) -> int:
         """Output tokens that the stream probably had so far: what to charge where it broke off."""
+        self._catch_up()
         if not self._is_known and self._told.usage is None:
             return -(-self._other // _LIKELY_BYTES_PER_TOKEN)
         counted = -(-self._text // _LIKELY_BYTES_PER_TOKEN)
@@ -208,10 +241,18 @@ class Outflow:
         return _with_output(self.input, min(self.output, self.covered))
 
 
-def _look(block: bytes) -> tuple[int, int]:
-    """Return pieces and bytes of all text in the deltas of a block."""
-    found = [len(text) for text in _texts(block, block.find(_DELTA)) if text]
-    return len(found), sum(found)
+def _texts_of(block: bytes, mark: bytes) -> list[int]:
+    """Return the lengths of the texts that begin with `mark`."""
+    _, *rest = block.split(mark)
+    if b"\\" not in block:
+        return [text.find(b'"') for text in rest]
+    found = []
+    for text in rest:
+        end = text.find(b'"')
+        while end > 0 and text[end - 1] == _BACKSLASH:
+            end = text.find(b'"', end + 1)
+        found.append(max(end, 0))
+    return found
 
 
 def _without_output(usage: TokenUsage) -> TokenUsage:

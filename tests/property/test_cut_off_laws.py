@@ -15,9 +15,9 @@ from schemas.money import cost_nanos
 from tests.unit.ingress.playbook import NOW, PRICE, SHORT, FakePlan, Stage
 from tests.unit.ingress.test_streaming import anthropic, openai
 
-TEXTS = st.lists(st.one_of(st.integers(0, 1_500), st.integers(2_000, 6_000)), min_size=1, max_size=40)
-CUTS = st.lists(st.floats(0.0, 1.0), max_size=20)
-ROOM = st.one_of(st.just(0), st.integers(0, 3 * CHUNK_TOKENS))
+TEXTS = st.lists(st.one_of(st.integers(0, 50), st.integers(500, 8_000)), min_size=4, max_size=20)
+CUTS = st.lists(st.floats(0.0, 1.0), min_size=4, max_size=20)
+ROOM = st.one_of(st.just(0), st.integers(0, CHUNK_TOKENS))
 START = (
     b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1","model":"c","usage":'
     b'{"input_tokens":30,"output_tokens":1}}}\n\n'

@@ -122,7 +122,7 @@ class OpenAIStream:
 
     def may_have_usage(self, block: bytes) -> bool:
         """Tell whether a block holds usage: `"usage":null`, which most chunks have, is none."""
-        return _has_usage(block) is not None
+        return block.count(b'"usage"') != block.count(b'"usage":null') and _has_usage(block) is not None
 
     def is_end(self, data: bytes) -> bool:
         """Tell whether the data of an event ends the stream."""
