@@ -23,9 +23,11 @@ from ingress.adapters.targets import TargetBook
 from ingress.adapters.waiting import Waiting
 from ingress.core.ports import Context
 from ingress.core.resolver import Resolver
+from ingress.core.rows import bounds_by_rule
 from ingress.core.stats import Stats
 from ingress.settings import IngressSettings
 from ingress.telemetry import (
+    BOUND,
     CONNECTIONS,
     EPOCH,
     OPENED,
@@ -35,6 +37,7 @@ from ingress.telemetry import (
     REUSED,
     ROWS,
     STALENESS,
+    UNDER_WAY,
     UNSENT,
     WAITING,
     WAL_BYTES,
@@ -43,6 +46,7 @@ from ingress.telemetry import (
     request_logger,
 )
 from schemas.published import DRAIN_S, LEASE_MS, OVERSHOOT_BOUND, PROPAGATION_P99_MS, SELF_FENCE_MS
+from schemas.rows import Measure
 
 FLUSH_S = 10.0
 """How long a stopping replica goes on trying to send what is journalled; what is left is sent by its next run."""
@@ -69,6 +73,7 @@ class Ingress:
             on_resolver=self._policy_in_force,
             on_fault=self._fault,
         )
+        self.stats.laps = self._governance.laps.spreads
         self._pool = ProviderPool()
         self._waiting = Waiting(self._governance.registry.waiting, wall_clock_ms)
         services = Services(
@@ -174,6 +179,7 @@ class Ingress:
                 "ack_age_ms": governance.sender.ack_age_ms,
             },
             "requests": {"in_flight": self.stats.in_flight, "bugs": self.stats.bugs},
+            "propagation_ms": governance.laps.summary(self.now_ms()),
             "overshoot_bounds": governance.registry.may_miss(),
             "connections": {
                 "clients": self._server.connections,
@@ -198,6 +204,9 @@ class Ingress:
         for partition, staleness_ms in enumerate(governance.staleness_ms()):
             if staleness_ms >= 0:
                 yield STALENESS, (str(partition),), staleness_ms / 1000
+        yield UNDER_WAY, (), governance.laps.under_way_ms(self.now_ms()) / 1000
+        for (rule, measure), amount in bounds_by_rule(governance.registry.may_miss()).items():
+            yield BOUND, (rule, measure), amount / 1e9 if measure == Measure.COST else amount
         yield ROWS, (), sum(len(shard.rows) for shard in governance.registry.shards)
         yield WAL_BYTES, (), journal.wal_bytes
         yield UNSENT, (), journal.unsent_events

@@ -46,6 +46,17 @@ READY = Described("ready", "gauge", (), "1 while requests are admitted.")
 POLICY_VERSION = Described("policy_version", "gauge", (), "Version of the policy in force.")
 EPOCH = Described("epoch", "gauge", (), "Number of this replica's run.")
 STALENESS = Described("staleness_seconds", "gauge", ("partition",), "Age of the newest snapshot.")
+PROPAGATION = Described(
+    "propagation_seconds", "histogram", ("record",), "The whole loop: from the cut of a record to the snapshot that "
+    "includes it, installed here. `usage` is published at once, `heartbeat` when it is time.",
+)  # fmt: skip
+UNDER_WAY = Described(
+    "propagation_under_way_seconds", "gauge", (), "Age of the oldest record that has not come back through the loop."
+)
+BOUND = Described(
+    "overshoot_bound", "gauge", ("rule", "measure"), "What requests in flight here may use beyond their reservations "
+    "at worst: tokens, or USD for `cost`.",
+)  # fmt: skip
 ROWS = Described("rows", "gauge", (), "Rows in use.")
 WAL_BYTES = Described("wal_bytes", "gauge", (), "Bytes of the write-ahead log on disk.")
 UNSENT = Described("unsent_events", "gauge", (), "Events on the write-ahead log that the broker has not acknowledged.")
@@ -62,7 +73,8 @@ RETRIED = Described("provider_stale_connections", "counter", (), "Requests sent 
 
 CATALOGUE = (
     REQUESTS, DURATION, FIRST_BYTE, SOURCES, TOKENS, IN_FLIGHT, BUGS, READY, POLICY_VERSION, EPOCH, STALENESS, ROWS,
-    WAL_BYTES, UNSENT, CONNECTIONS, WAITING, OPENED, REUSED, RETRIED, ACTIONS, HELD, WAITED,
+    WAL_BYTES, UNSENT, CONNECTIONS, WAITING, OPENED, REUSED, RETRIED, ACTIONS, HELD, WAITED, PROPAGATION, UNDER_WAY,
+    BOUND,
 )  # fmt: skip
 
 Reading = tuple[Described, tuple[str, ...], float]
@@ -96,6 +108,7 @@ class _Ingress(Collector):
         yield _histogram(DURATION, self._stats.durations)
         yield _histogram(FIRST_BYTE, self._stats.first_bytes)
         yield _histogram(WAITED, self._stats.waits)
+        yield _histogram(PROPAGATION, self._stats.laps)
 
     def _counted(self) -> Iterator[Reading]:
         stats = self._stats

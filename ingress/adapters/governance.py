@@ -16,6 +16,7 @@ from ingress.adapters.sender import Sender
 from ingress.adapters.views import Views
 from ingress.adapters.wal import SEGMENT_BYTES, Wal, find_segments
 from ingress.core.admission import Registry
+from ingress.core.laps import Laps
 from ingress.core.resolver import Resolver
 from schemas.connection import KafkaConnection
 from schemas.errors import ConfigError
@@ -67,6 +68,7 @@ class Governance:
             raise
         prefix = connection.topic_prefix
         self.registry = Registry(connection.partitions)
+        self.laps = Laps(connection.partitions)
         self.producer = Producer(connection, instance)
         wal = Wal(self._state_dir.wal, epoch, segment_bytes)
         self.journal = Journal(wal, self.registry, instance, epoch, on_fault=on_fault)
@@ -79,6 +81,7 @@ class Governance:
             backlogs=backlogs,
             now_ms=now_ms,
             on_fault=on_fault,
+            laps=self.laps,
         )
         self.journal.on_dirty = self.sender.note_dirty
         self.registry.waiting.on_want = self.sender.note_urgent
@@ -97,6 +100,7 @@ class Governance:
             on_ack_due=self.sender.note_dirty,
             on_rejoin=self._rejoin,
             on_fault=on_fault,
+            laps=self.laps,
         )
         self._starter: asyncio.Task[None] | None = None
 

@@ -186,7 +186,7 @@ class Journal:
             self.instance, epoch.epoch, epoch.seq, shard.ackable, now_ms, policy_version, final, gauges, wants, told,
             [msgspec.Raw(event) for event in events],
         )  # fmt: skip
-        return Outgoing(epoch.epoch, epoch.seq, encode_record(batch))
+        return Outgoing(epoch.epoch, epoch.seq, encode_record(batch), bool(gauges or events))
 
     def acknowledged(self, partition: int) -> None:
         """Take that the broker has the partition's record in flight; delete what is not needed any more."""

@@ -84,6 +84,8 @@ class Outgoing(NamedTuple):
     epoch: int
     seq: int
     value: bytes
+    carries_usage: bool = False
+    """Whether it changes rows: the meter publishes that at once."""
 
 
 class Charged(msgspec.Struct, frozen=True, array_like=True):

@@ -17,6 +17,7 @@ import structlog
 from ingress.adapters.journal import Journal, encode_decision_batch
 from ingress.adapters.recovery import Backlog, Outgoing
 from ingress.core.admission import Registry
+from ingress.core.laps import Laps
 from schemas.published import HEARTBEAT_MS, MAX_EVENTS_PER_RECORD, SELF_FENCE_MS, TICK_MS
 
 WATCH_S = 0.25
@@ -58,6 +59,7 @@ class Sender:
         backlogs: list[Backlog],
         now_ms: Callable[[], int],
         on_fault: Callable[[BaseException], None],
+        laps: Laps | None = None,
     ) -> None:
         """Prepare to send.
 
@@ -70,6 +72,7 @@ class Sender:
             backlogs: of earlier runs, oldest first.
             now_ms: the wall clock.
             on_fault: called when a task of this sender fails: the process has to stop.
+            laps: told of every record that is cut.
         """
         self._journal = journal
         self._registry = registry
@@ -79,6 +82,7 @@ class Sender:
         self._replaying = [len(registry.shards)] * len(backlogs)
         self._now_ms = now_ms
         self._on_fault = on_fault
+        self._laps = laps
         self._tasks: list[asyncio.Task[None]] = []
         self._watcher: asyncio.Task[None] | None = None
         self._clocks: list[_Clockwork] = []
@@ -187,6 +191,8 @@ class Sender:
         now_ms = self._now_ms()
         cut_at = clock.cut_at = asyncio.get_running_loop().time()
         record = journal.cut(partition, now_ms, self.policy_version)
+        if self._laps is not None:
+            self._laps.begin(partition, record.epoch, record.seq, now_ms, record.carries_usage)
         offset = await self._deliver(partition, record)
         journal.acknowledged(partition)
         clock.acked_at = cut_at

@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 
 from ingress.core.admission import Registry
 from ingress.core.keyring import Keyring
+from ingress.core.laps import Laps
 from ingress.core.overrides import Overrides
 from ingress.core.resolver import Resolver
 from schemas.blocks import BlockEntry
@@ -49,6 +50,7 @@ class Views:
         on_ack_due: Callable[[int], None],
         on_rejoin: Callable[[str], None],
         on_fault: Callable[[BaseException], None],
+        laps: Laps | None = None,
     ) -> None:
         """Prepare to read.
 
@@ -62,6 +64,7 @@ class Views:
             on_ack_due: called with a partition whose snapshot the meter wants acknowledged.
             on_rejoin: called when this replica was evicted or has lost snapshots; it has to begin a new epoch.
             on_fault: called when reading fails for a reason that does not pass: the process has to stop.
+            laps: told which records of this replica installed snapshots include.
         """
         self._connection = connection
         self._registry = registry
@@ -72,6 +75,7 @@ class Views:
         self._on_ack_due = on_ack_due
         self._on_rejoin = on_rejoin
         self._on_fault = on_fault
+        self._laps = laps
         self._task: asyncio.Task[None] | None = None
         prefix = connection.topic_prefix
         self._policy, self._keys, self._blocks, self._updates = (
@@ -255,8 +259,11 @@ class Views:
         snapshot = decode_snapshot(value)
         if snapshot.partition != partition:
             raise DecodeError(f"a snapshot of partition {snapshot.partition} on partition {partition}")
-        installed = self._registry.install(snapshot, self._instance, self._epoch(), self._now_ms())
+        now_ms = self._now_ms()
+        installed = self._registry.install(snapshot, self._instance, self._epoch(), now_ms)
         self.snapshots += installed.is_installed
+        if installed.is_installed and self._laps is not None:
+            self._laps.end(partition, self._registry.shards[partition].hw, now_ms)
         if installed.ack_is_due:
             self._on_ack_due(partition)
         if installed.is_lost or installed.is_evicted:

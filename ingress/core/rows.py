@@ -282,3 +282,12 @@ class Row:
         self.right = self.right_limit = -1
         self.seq = 0
         self.told_want = (0, 0)
+
+
+def bounds_by_rule(misses: dict[str, int]) -> dict[tuple[str, str], int]:
+    """Return what may be used beyond reservations by (rule, measure), from the same by row key."""
+    found: dict[tuple[str, str], int] = {}
+    for key, amount in misses.items():
+        rule, measure, _ = key.split("/", 2)
+        found[rule, measure] = found.get((rule, measure), 0) + amount
+    return found

