@@ -6,17 +6,21 @@ import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
+from enforcer.answers import as_json as _json
+from enforcer.answers import made as _made
+from enforcer.answers import refuse as _refuse
 from enforcer.control import Applied, ControlPlane, unknown_version
 from enforcer.core import decisions, policy, reports
 from enforcer.core.keys import Wish
 from enforcer.errors import Refusal, missing
+from enforcer.override_routes import add as add_overrides
+from enforcer.overrides import OverridePlane
 from enforcer.requests import ApplyBody, KeyBody, RollbackBody, read_body
 from enforcer.services import Services, plain
 from enforcer.telemetry import Telemetry
@@ -37,6 +41,7 @@ def build(services: Services, control: ControlPlane, telemetry: Telemetry, token
     _changes(app, control, telemetry)
     _versions(app, services)
     _keys(app, services, control, telemetry)
+    add_overrides(app, OverridePlane(control), services.views.control, telemetry, services.clock)
     _readings(app, services)
     return app
 
@@ -249,22 +254,3 @@ def _applied(made: Applied) -> dict[str, Any]:
 def _key(key: Any) -> dict[str, Any]:
     """Return a key with all of its fields, those at their defaults too."""
     return {name: getattr(key, name) for name in key.__struct_fields__}
-
-
-def _made(
-    made: Any, show: Callable[[Any], Any], telemetry: Telemetry, action: str | None, status: int = 200
-) -> Response:
-    if isinstance(made, Refusal):
-        telemetry.count("refused_changes", str(made.status))
-        return _refuse(made)
-    if action is not None:
-        telemetry.count("changes", action)
-    return _json(show(made), status)
-
-
-def _refuse(refusal: Refusal, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(refusal.body(), refusal.status, headers)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")

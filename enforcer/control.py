@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -20,6 +20,7 @@ from enforcer.core.audit import missing as missing_entries
 from enforcer.core.audit import owner, policy_subject
 from enforcer.core.control import ControlState
 from enforcer.core.keys import Issued, Wish
+from enforcer.core.overrides import missing as missing_overrides
 from enforcer.core.policy import MAX_RECORD_BYTES, Candidate, Plan, candidate, plan, record
 from enforcer.errors import Refusal, field_problem, invalid, missing
 from schemas.codec import encode_json
@@ -59,6 +60,16 @@ class Applied(msgspec.Struct, frozen=True):
     dry_run: bool
     plan: Plan
     sha256: str
+
+
+class Change(NamedTuple):
+    """A change that has been decided on: what is written and audited, and what the caller is told once it is."""
+
+    records: list[tuple[Topic, str, bytes | None]]
+    action: str
+    subject: str
+    detail: Mapping[str, Any]
+    answer: Any
 
 
 class ControlPlane:
@@ -124,6 +135,16 @@ class ControlPlane:
             await self._commit([key_record(key)], actor, "key.revoke", key.id, owner(key))
             return key
 
+    async def change(self, decide: Callable[[ControlState, int, bytes], Any], actor: str) -> Any:
+        """Do what `decide` makes of the newest state, unix ms and random bytes: a Change is written, else returned."""
+        async with self._lock:
+            await self._refresh()
+            found = decide(self._state, self._clock(), self._random(16))
+            if not isinstance(found, Change):
+                return found
+            await self._commit(found.records, actor, found.action, found.subject, found.detail)
+            return found.answer
+
     async def recover(self) -> None:
         """Complete what a crash left half done. Doing it again does nothing."""
         async with self._lock:
@@ -143,7 +164,9 @@ class ControlPlane:
                 _log.warning("completing the keys of a version", version=version.version, keys=len(following))
                 await self._write([key_record(key) for key in following])
         versions = [state.versions[number] for number in sorted(state.versions)]
-        for actor, action, subject, detail in missing_entries(state.audit, versions, state.keys.values()):
+        lacks = missing_entries(state.audit, versions, state.keys.values())
+        lacks += missing_overrides(state.audit.overrides, state.increases.values(), state.freezes.values())
+        for actor, action, subject, detail in lacks:
             _log.warning("completing the audit chain", action=action, subject=subject)
             await self._commit([], actor, action, subject, detail)
         self._half_done = False

@@ -53,6 +53,8 @@ class KeyBody(Body):
     name: Text = ""
     models: list[Text] = ["*"]
     tags: dict[Text, Text] = {}
+    tier: Annotated[int, Field(ge=0, le=2)] | None = None
+    """0 is the most important, 2 the least; left out: that of the organisation."""
     expires_ms: int | None = None
     """Unix ms."""
     actor: Actor = "api"
@@ -61,6 +63,35 @@ class KeyBody(Body):
     @classmethod
     def _absent_is_empty(cls, value: Any, info: ValidationInfo) -> Any:
         return "" if value is None else value
+
+
+class IncreaseBody(Body):
+    """`POST /v1/increases`."""
+
+    rule: Text
+    """A limit or budget."""
+    scope: Annotated[str, Field(max_length=512)]
+    """As rows have it: `org=acme,team=search`; what it leaves out may be anything."""
+    reason: Annotated[str, Field(max_length=2_000)]
+    requested_by: Actor
+    approved_by: Actor
+    """Somebody else."""
+    expires_ms: int
+    """Unix ms."""
+    percent: int | None = None
+    """Of what the document says; or an amount."""
+    amount: int | Text | None = None
+    """`50 USD`, or a whole number in the rule's unit."""
+    actor: Actor = "api"
+
+
+class FreezeBody(Body):
+    """`POST /v1/freezes`."""
+
+    scope: Annotated[str, Field(max_length=512)]
+    """Attributes and values: `org=acme,team=search`, `model=gpt-4o`."""
+    reason: Annotated[str, Field(max_length=2_000)]
+    actor: Actor = "api"
 
 
 async def read_body(request: Request, kind: type[M]) -> M | Refusal:

@@ -287,8 +287,8 @@ class Budget(Rule):
     amount: Usd
     """nano-USD; written as `2_000 USD`."""
     period: PeriodText
-    """`hour`, `day`, `week`, `month`, `quarter` or `year` of the calendar in the time zone, or a rolling one such as
-    `rolling 30d`."""
+    """`hour`, `day`, `week`, `month`, `quarter` or `year` of the calendar in the time zone, a sliding `minute`, or
+    a rolling one such as `rolling 30d`."""
     timezone: Zone = "UTC"
     """IANA name; windows begin at its local midnight, daylight saving included."""
     thresholds: tuple[Percent, ...] = (50, 80, 100)

@@ -65,8 +65,10 @@ QUOTA_UPDATES = Topic(
     "ingress, enforcer", "Rows, replica weights and high-watermarks at a fence, a few milliseconds after they change.",
 )  # fmt: skip
 POLICY = Topic(
-    "policy", False, True, None, "version, ten digits", "policy versions", "json", "policy.PolicyRecord", "enforcer",
-    "ingress, enforcer", "Every applied policy document with its resolved prices; the highest version is in force.",
+    "policy", False, True, None, "version, ten digits; increase/id; freeze/scope", "policy versions", "json",
+    "policy.PolicyRecord", "enforcer", "ingress, enforcer",
+    "Every applied policy document with its resolved prices; the highest version is in force. Beside them temporary "
+    "increases and frozen scopes, each under a key of its own until a tombstone ends it.",
 )  # fmt: skip
 KEYS = Topic(
     "keys", False, True, None, "virtual key id", "virtual keys", "json", "keys.VirtualKey", "enforcer",

@@ -80,13 +80,15 @@ def parse_span(text: object) -> Span:
     if isinstance(text, Span):
         return text
     if isinstance(text, str):
+        if text == Period.MINUTE:
+            return MINUTE
         if text in CALENDAR:
             return Span(Period(text))
         match = _ROLLING.match(text)
         length_s = int(match["number"]) * _UNITS_S[match["unit"]] if match else 0
         if 0 < length_s <= MAX_ROLLING_S:
             return Span(Period.ROLLING, length_s)
-    known = ", ".join(period.value for period in CALENDAR)
+    known = ", ".join(period.value for period in (Period.MINUTE, *CALENDAR))
     raise ValueError(f'use one of {known}, or a rolling one such as "rolling 30d" (m, h or d; 366d at most)')
 
 

@@ -13,7 +13,7 @@ from deploy.cli.examples import examples
 from schemas import published
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-COLUMNS = ("id", "org", "project", "team", "user", "name", "models", "created", "expires", "state")
+COLUMNS = ("id", "org", "project", "team", "user", "name", "tier", "models", "created", "expires", "state")
 
 GROUP_HELP = f"""Create, list and revoke virtual keys.
 
@@ -33,7 +33,7 @@ def command() -> None:
 
 @command.command(epilog=examples(
     "tollway keys create --org acme --project chat --team search --user ada --name laptop",
-    "tollway keys create --org acme --name batch --model 'gpt-*' --tag env=prod --expires 30d --json",
+    "tollway keys create --org acme --name batch --model 'gpt-*' --tag env=prod --tier 2 --expires 30d --json",
 ))  # fmt: skip
 @options
 @click.option("--org", required=True, help="Organisation; one of the policy's.")
@@ -43,18 +43,19 @@ def command() -> None:
 @click.option("--name", default="", help="What the key is for; shown in lists and reports.")
 @click.option("--model", "models", multiple=True, metavar="GLOB", help="Models it may use; repeatable. [default: *]")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Tag for rules and reports; repeatable.")
+@click.option("--tier", type=click.IntRange(0, 2), help="0 critical to 2 experimental. [default: the organisation's]")
 @click.option("--expires", metavar="WHEN", help=f"When it stops working: {when.WAYS}. [default: never]")
 @JSON
 def create(
     deployment: Deployment, org: str, project: str, team: str, user: str, name: str, models: tuple[str, ...],
-    tags: tuple[str, ...], expires: str | None, as_json: bool,
+    tags: tuple[str, ...], tier: int | None, expires: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Issue a virtual key and print its id and secret."""
     from deploy.supervisor.bootstrap import actor
 
     body = {
         "org": org, "project": project, "team": team, "user": user, "name": name, "models": list(models) or ["*"],
-        "tags": _tags(tags), "expires_ms": _expiry(expires), "actor": actor(),
+        "tags": _tags(tags), "tier": tier, "expires_ms": _expiry(expires), "actor": actor(),
     }  # fmt: skip
     with deployment.enforcer() as api:
         made = api.post("/v1/keys", body)
@@ -124,6 +125,6 @@ def _row(key: dict[str, Any], now_ms: int) -> tuple[Any, ...]:
         state = "expired"
     return (
         key["id"], key["org"], *(key.get(name) or "-" for name in ("project", "team", "user", "name")),
-        " ".join(key.get("models") or ["*"]), when.text_of_ms(key.get("created_ms") or None),
+        key.get("tier"), " ".join(key.get("models") or ["*"]), when.text_of_ms(key.get("created_ms") or None),
         when.text_of_ms(expires), state,
     )  # fmt: skip

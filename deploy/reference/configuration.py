@@ -25,13 +25,20 @@ PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("providers.NAME.timeouts", policy.Timeouts),
     ("models.NAME", policy.Model),
     ("models.NAME.price, unpriced_reserve", policy.PriceOverride),
+    ("tiers.N", policy.TierName),
     ("limits[]", policy.Limit),
     ("budgets[]", policy.Budget),
+    ("limits[].queue, budgets[].queue", policy.Queue),
+    ("schedules[]", policy.Schedule),
+    ("failure", policy.Failure),
+    ("failure.tiers.N", policy.TierFailure),
 )
 
 _WORDS = {
     "Usd": "amount (`2_000 USD`)", "Rate": "USD per million tokens", "Percent": "percent (`80%`)",
     "Milliseconds": "duration (`30s`)", "Globs": "glob or list of globs",
+    "Ladder": "percent → action", "PeriodText": "period", "TimeOfDay": "time (`22:00`)", "Factor": "percent (`150%`)",
+    "dict[Tier, Part]": "tier → percent", "Part": "percent (`5%`)",
 }  # fmt: skip
 _HEADING = """# Configuration
 
@@ -87,6 +94,7 @@ def _rules() -> list[str]:
         "`model` is the served model, `route` the operation, and `env` is short for `tags.env`.",
         "Every rule that matches must admit a request.",
         "A rule counts within one organisation, whether it says `org` or not.",
+        "How rules compose is in [rules.md](rules.md).",
         "",
     ]  # fmt: skip
 
@@ -95,9 +103,8 @@ def _table(model: type[BaseModel], *, typed: bool) -> list[str]:
     docs = field_docs(model)
     lines = ["| field | type | default | |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
-        lines.append(
-            f"| `{name}` | {_type(model, name, field) if typed else ''} | {_default(field)} | {docs.get(name, '')} |"
-        )
+        kind = _type(model, name, field) if typed else ""
+        lines.append(f"| `{field.alias or name}` | {kind} | {_default(field)} | {docs.get(name, '')} |")
     return lines
 
 
@@ -123,6 +130,8 @@ def _default(field: FieldInfo) -> str:
         return "–"
     if isinstance(value, enum.Enum):
         value = value.value
+    if isinstance(value, dict):
+        return "`" + ", ".join(f"{key}%: {part}" for key, part in value.items()) + "`"
     if isinstance(value, tuple):
         return "`" + ", ".join(str(part) for part in value) + "`"
     return f"`{value}`"

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from enforcer.core.overrides import is_override
 from schemas.audit import FIRST, AuditEntry, broken_link
 from schemas.keys import VirtualKey
 from schemas.policy import PolicyRecord
@@ -24,6 +25,8 @@ class Chain:
         self.broken_at: int | None = None
         """Number of the first entry whose hash or link does not hold."""
         self.recent: deque[AuditEntry] = deque(maxlen=KEPT_ENTRIES)
+        self.overrides: dict[str, str] = {}
+        """Subject → last action, of increases and freezes."""
         self._seen: set[tuple[str, str]] = set()
 
     def append(self, entry: AuditEntry) -> None:
@@ -33,7 +36,10 @@ class Chain:
             self.broken_at = entry.number
         self.number, self.hash = entry.number, entry.hash
         self.recent.append(entry)
-        self._seen.add((entry.action, entry.subject))
+        if is_override(entry.subject):
+            self.overrides[entry.subject] = entry.action
+        else:
+            self._seen.add((entry.action, entry.subject))
 
     def next(self, now_ms: int, actor: str, action: str, subject: str, detail: Mapping[str, Any]) -> AuditEntry:
         """Return the entry that would come next, sealed."""

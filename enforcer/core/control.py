@@ -1,4 +1,4 @@
-"""What the control topics say: policy versions, keys, blocks, the audit chain, sent alerts. A fold of their records.
+"""What the control topics say, policies to alerts: a fold of their records.
 
 The state changes by what is read from the log and by nothing else, own writes included, so that what this process
 believes is what every other process can read.
@@ -7,6 +7,7 @@ believes is what every other process can read.
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from enforcer.core.audit import Chain
 from enforcer.core.budgets import Budgets
@@ -18,6 +19,7 @@ from schemas.blocks import BlockEntry
 from schemas.codec import decode_json
 from schemas.errors import DecodeError
 from schemas.keys import VirtualKey
+from schemas.overrides import INCREASE, Freeze, Increase, override_key
 from schemas.policy import Policy, PolicyRecord
 from schemas.topics import ALERTS, ALERTS_SENT, AUDIT, BLOCKS, KEYS, POLICY, Topic
 
@@ -33,6 +35,10 @@ class ControlState:
         self.current: PolicyRecord | None = None
         """The highest version."""
         self.keys: dict[str, VirtualKey] = {}
+        self.increases: dict[str, Increase] = {}
+        """By id; those that have expired too."""
+        self.freezes: dict[str, Freeze] = {}
+        """By scope."""
         self.blocks: dict[str, BlockEntry] = {}
         self.sent: dict[str, int] = {}
         """Alert id → when it was sent, unix ms."""
@@ -50,6 +56,8 @@ class ControlState:
             self._block(name, value)
         elif topic is ALERTS_SENT:
             self._marker(name, value)
+        elif topic is POLICY and (override := override_key(name)) is not None:
+            self._override(*override, value)
         elif value is None:
             raise DecodeError(f"{topic.name}: a tombstone under {name!r}; nothing is ever deleted there")
         elif topic is POLICY:
@@ -106,6 +114,12 @@ class ControlState:
         self._documents.pop(record.version, None)
         if self.current is None or record.version >= self.current.version:
             self.current = record
+
+    def _override(self, kind: str, name: str, value: bytes | None) -> None:
+        known: dict[str, Any] = self.increases if kind == INCREASE else self.freezes
+        known.pop(name, None)
+        if value is not None:
+            known[name] = decode_json(Increase if kind == INCREASE else Freeze, value)
 
     def _block(self, key: str, value: bytes | None) -> None:
         if value is None:

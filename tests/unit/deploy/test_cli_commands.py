@@ -227,14 +227,14 @@ def test_a_new_key_is_printed_with_its_secret(service: FakeService) -> None:
     service.answers["POST /v1/keys"] = (200, {"key": {"id": "key_1", "org": "acme"}, "secret": "tw-x"})
     found = run(
         "keys", "create", "--org", "acme", "--team", "search", "--name", "n", "--model", "gpt-*", "--model", "claude-*",
-        "--tag", "env=prod", "--expires", "30d", "--json", *at(service),
+        "--tag", "env=prod", "--tier", "2", "--expires", "30d", "--json", *at(service),
     )  # fmt: skip
     assert found.code == 0
     made = json.loads(found.out)
     assert (made["id"], made["secret"]) == ("key_1", "tw-x")
     body = service.asked[0][2]
     assert body["models"] == ["gpt-*", "claude-*"]
-    assert body["tags"] == {"env": "prod"}
+    assert (body["tags"], body["tier"]) == ({"env": "prod"}, 2)
     assert body["expires_ms"] > 1_700_000_000_000
 
 
@@ -257,6 +257,86 @@ def test_keys_are_listed_with_their_state(service: FakeService) -> None:
     assert [line.split()[0] for line in lines] == ["id", "key_1", "key_2", "key_3"]
     assert ["active" in lines[1], "revoked" in lines[2], "expired" in lines[3]] == [True] * 3
     assert not any("sha256" in line for line in lines)
+
+
+# ------------------------------------------------------------------------------------------------ increases, freezes
+
+INCREASE = {
+    "id": "inc_1", "rule": "team-month", "scope": "org=acme", "size": "+20%", "expires_ms": 1, "state": "active",
+    "requested_by": "ann", "approved_by": "bob", "reason": "launch",
+}  # fmt: skip
+
+
+def test_an_increase_is_asked_for_with_everything_that_it_needs(service: FakeService) -> None:
+    """Who asks is the one at the keyboard unless somebody else is named."""
+    service.answers["POST /v1/increases"] = (201, INCREASE)
+    given = [
+        "increase",
+        "grant",
+        "team-month",
+        "org=acme",
+        "--until",
+        "7d",
+        "--reason",
+        "launch",
+        "--approved-by",
+        "bob",
+    ]
+    found = run(*given, "--percent", "20", "--requested-by", "ann", *at(service))
+    assert (found.code, "+20%" in found.out) == (0, True)
+    body = service.asked[0][2]
+    assert (body["rule"], body["scope"], body["percent"], body["amount"]) == ("team-month", "org=acme", 20, None)
+    assert (body["requested_by"], body["approved_by"], body["reason"]) == ("ann", "bob", "launch")
+    assert body["expires_ms"] > 1_700_000_000_000
+    assert json.loads(run(*given, "--amount", "5 USD", "--json", *at(service)).out) == INCREASE
+    assert (service.asked[1][2]["amount"], service.asked[1][2]["requested_by"]) == (
+        "5 USD",
+        service.asked[1][2]["actor"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("without", "named"),
+    [("--percent", "--percent or --amount"), ("--until", "--until"), ("--reason", "--reason"),
+     ("--approved-by", "--approved-by")],
+)  # fmt: skip
+def test_an_increase_that_lacks_something_is_not_asked_for(service: FakeService, without: str, named: str) -> None:
+    """Size, end, reason and approver are required."""
+    given = {"--percent": "20", "--until": "7d", "--reason": "launch", "--approved-by": "bob"}
+    given.pop(without)
+    options = [part for pair in given.items() for part in pair]
+    found = run("increase", "grant", "team-month", "org=acme", *options, *at(service))
+    assert (found.code, named in found.err, service.asked) == (errors.BAD_INPUT, True, [])
+
+
+def test_increases_are_listed_and_revoked(service: FakeService) -> None:
+    """Expired ones only if they are asked for."""
+    listed = [INCREASE, {**INCREASE, "id": "inc_2", "state": "expired"}]
+    service.answers["GET /v1/increases"] = (200, {"increases": listed})
+    service.answers["DELETE /v1/increases/inc_1"] = (200, INCREASE)
+    assert "inc_2" not in run("increase", "list", *at(service)).out
+    assert "inc_2" in run("increase", "list", "--all", *at(service)).out
+    assert [item["id"] for item in json.loads(run("increase", "list", "--json", *at(service)).out)] == ["inc_1"]
+    assert run("increase", "revoke", "inc_1", "--reason", "over", *at(service)).out == "inc_1 is revoked\n"
+    assert "reason=over" in service.asked[-1][1]
+
+
+def test_scopes_are_frozen_listed_and_released(service: FakeService) -> None:
+    """Freezing takes a reason; `list` is no scope."""
+    frozen = {"scope": "org=acme,team=search", "reason": "a leak", "by": "bob", "created_ms": 1}
+    service.answers["POST /v1/freezes"] = (201, frozen)
+    service.answers["GET /v1/freezes"] = (200, {"freezes": [frozen]})
+    service.answers["DELETE /v1/freezes"] = (200, frozen)
+    bare = run("freeze", "team=search,org=acme", *at(service))
+    assert (bare.code, "--reason" in bare.err) == (errors.BAD_INPUT, True)
+    found = run("freeze", "team=search,org=acme", "--reason", "a leak", *at(service))
+    assert found.out == "org=acme,team=search is frozen: a leak\n"
+    assert service.asked[0][2]["scope"] == "team=search,org=acme"
+    assert "a leak" in run("freeze", "list", *at(service)).out
+    assert json.loads(run("freeze", "list", "--json", *at(service)).out) == [frozen]
+    assert run("release", "org=acme,team=search", *at(service)).out == "org=acme,team=search is released\n"
+    assert "scope=org%3Dacme%2Cteam%3Dsearch" in service.asked[-1][1]
+    assert json.loads(run("release", "org=acme,team=search", "--json", *at(service)).out)["released"] is True
 
 
 # ----------------------------------------------------------------------------------------------------------- history

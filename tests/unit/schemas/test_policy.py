@@ -114,6 +114,7 @@ def test_a_limit_counts_what_it_names(fields: dict[str, Any], counted: list[tupl
     ("text", "period", "length_s"),
     [
         *((period, period, 0) for period in ("hour", "day", "week", "month", "quarter", "year")),
+        ("minute", "minute", 60),
         ("rolling 30d", "rolling", 30 * 86_400), ("rolling 90m", "rolling", 5_400), ("rolling 48h", "rolling", 172_800),
     ],
 )  # fmt: skip
@@ -160,10 +161,9 @@ def test_words_of_the_document_become_numbers() -> None:
     [
         (Budget, {"name": "b", "amount": "3 EUR", "period": "month"}, "write it like 2_000 USD"),
         (Budget, {"name": "b", "amount": True, "period": "month"}, "write a number"),
-        (Budget, {"name": "b", "amount": 1, "period": "fortnight"}, "use one of hour, day"),
-        (Budget, {"name": "b", "amount": 1, "period": "minute"}, "use one of hour, day"),
+        (Budget, {"name": "b", "amount": 1, "period": "fortnight"}, "use one of minute, hour"),
         (Budget, {"name": "b", "amount": 1, "period": "rolling 400d"}, "366d at most"),
-        (Budget, {"name": "b", "amount": 1, "period": "rolling 0h"}, "use one of hour, day"),
+        (Budget, {"name": "b", "amount": 1, "period": "rolling 0h"}, "use one of minute, hour"),
         (Budget, {"name": "b", "amount": 1, "period": "rolling 3d", "carry_over": True}, "no end at which"),
         (Budget, {"name": "b", "amount": 1, "period": "rolling 3d", "timezone": "Asia/Kolkata"}, "does nothing"),
         (Budget, {"name": "b", "amount": 1, "period": "day", "carry_over": "101%"}, "less than or equal to 100"),
