@@ -114,12 +114,13 @@ def interval_ms(asked: int, room: int, left_ms: int) -> int:
 
 
 class Pacer:
-    """When the next throttled request of each row may go on. A request never waits longer than `MAX_PACE_MS`."""
+    """When the next throttled request of each row may go on."""
 
-    __slots__ = ("_most", "_next_ms")
+    __slots__ = ("_longest_ms", "_most", "_next_ms")
 
-    def __init__(self, most: int = 4_096) -> None:
-        """Remember `most` rows at most; beyond that the ones whose time has passed are forgotten first."""
+    def __init__(self, most: int = 4_096, longest_ms: int = MAX_PACE_MS) -> None:
+        """Let nobody wait longer than `longest_ms`, and remember `most` rows: those whose time is over go first."""
+        self._longest_ms = longest_ms
         self._next_ms: dict[str, int] = {}
         self._most = most
 
@@ -130,7 +131,7 @@ class Pacer:
     def delay_ms(self, row: str, interval_ms: int, now_ms: int) -> int:
         """Return how long a request of `row` waits, whose own share of the time left is `interval_ms`."""
         due = self._next_ms
-        at_ms = min(max(due.get(row, 0), now_ms) + interval_ms, now_ms + MAX_PACE_MS)
+        at_ms = min(max(due.get(row, 0), now_ms) + interval_ms, now_ms + self._longest_ms)
         if row not in due and len(due) >= self._most:
             self._forget(now_ms)
         due[row] = at_ms
