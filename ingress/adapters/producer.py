@@ -42,6 +42,8 @@ class Producer:
             "request_timeout_ms": 20_000,
         }
         self._client: AIOKafkaProducer | None = None
+        self._limits: dict[asyncio.Timeout, AIOKafkaProducer] = {}
+        """Of the deliveries that wait for a producer."""
         self._connecting = asyncio.Lock()
         self.recreated = 0
         """How often a producer had to be given up."""
@@ -52,10 +54,14 @@ class Producer:
         while True:
             client = self._client or await self._connected()
             try:
-                async with asyncio.timeout(STUCK_S):
-                    sent = await client.send(topic, value, partition=partition)
-                    offset: int = (await sent).offset
-                    return offset
+                async with asyncio.timeout(STUCK_S) as limit:
+                    self._limits[limit] = client
+                    try:
+                        sent = await client.send(topic, value, partition=partition)
+                        offset: int = (await sent).offset
+                        return offset
+                    finally:
+                        del self._limits[limit]
             except MessageSizeTooLargeError:
                 raise
             except (KafkaError, OSError, TimeoutError) as error:
@@ -88,6 +94,9 @@ class Producer:
             self._client = None
             self.recreated += 1
             await _close(client)
+            # What still waits for a closed producer would wait for ever: its tasks have ended.
+            for limit in [limit for limit, of in self._limits.items() if of is client and not limit.expired()]:
+                limit.reschedule(asyncio.get_running_loop().time())
         await asyncio.sleep(FIRST_BACKOFF_S)
 
     def _note(self, error: BaseException) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from aiokafka.errors import KafkaError
 
 from deploy import topics
 from deploy.kafka import EmbeddedKafka
@@ -20,7 +21,7 @@ from schemas.blocks import BlockEntry
 from schemas.codec import encode_json
 from schemas.connection import KafkaConnection
 from schemas.ids import shard_of
-from schemas.topics import BLOCKS, KEYS, POLICY
+from schemas.topics import BLOCKS, KEYS, POLICY, USAGE
 from schemas.usage import Batch
 from tests.fixtures.broker import Broker
 from tests.integration.ingress_lab import Client, Lab, ids_of, lab, now_ms, until
@@ -155,8 +156,25 @@ async def test_a_killed_replica_comes_back_with_everything(deployment: Lab, tmp_
     assert [r.final for r in records[MINE] if r.epoch == replica.journal.epoch and isinstance(r, Batch)][-1]
 
 
-async def test_a_producer_that_ended_is_replaced(deployment: Lab, tmp_path: Path) -> None:
+async def test_deliveries_do_not_wait_for_a_producer_that_was_given_up(deployment: Lab) -> None:
+    """Records that wait for a producer which another record has found broken are sent by the next one at once."""
+    pool = producer.Producer(deployment.connection, "test")
+    broken = await pool._connected()
+    await broken.client.close()  # whoever waits for its metadata now waits for ever
+    waiting = [asyncio.create_task(pool.deliver(deployment.name(USAGE), p, b"x")) for p in range(PARTITIONS)]
+    await until(lambda: len(pool._limits) == PARTITIONS, "all wait")
+    await pool._give_up(broken, KafkaError())
+    async with asyncio.timeout(producer.STUCK_S / 2):
+        await asyncio.gather(*waiting)
+    await pool.stop()
+
+
+async def test_a_producer_that_ended_is_replaced(
+    deployment: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever ends aiokafka's producer for good, nothing is lost and nothing counts twice."""
+    # One that ends before it knows the topics says nothing to those that wait for it, only their patience ends.
+    monkeypatch.setattr(producer, "STUCK_S", 2.0)
     replica = deployment.governance(tmp_path)
     async with deployment.meter():
         client = await ready(replica)
