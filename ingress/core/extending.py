@@ -23,7 +23,7 @@ def keep_ahead(flow: Outflow, hold: Hold, plan: Plan, now_ms: int) -> Denied | N
     if denied is None:
         end_claim(flow)
         return None
-    if denied.may_wait:
+    if denied.used + denied.asked <= denied.limit:
         _claim(flow, plan, denied)
     if flow.output <= flow.covered:
         flow.put_off(ASK_AGAIN_TOKENS)
