@@ -70,7 +70,8 @@ class Row:
         window = parts.window
         self.key = key
         self.measure = parts.measure
-        self.slot = zlib.crc32(key.encode()) % SLOTS
+        self.slot = zlib.crc32(key[: key.rindex("/")].encode()) % SLOTS
+        """The windows of a scope share one, so that a row and the one before it are at the same fence."""
         self.end_ms = window.end * 1000
         self.slides_ms = slides_ms(parts.measure, window)
         """Length of the window of a row that the one before counts in; 0 for one that stands alone."""

@@ -226,6 +226,8 @@ class Shard:
 
     def _drop_member(self, state: RunState) -> None:
         self.runs.drop_member(state)
+        for row in [row for row in self.rows.by_key.values() if row.limit < 0 and state.run in row.holdings]:
+            self._touch(row)  # who has a share of it has to hear that its part is a gone replica's now
         for row in sorted(self.rows.wanted, key=lambda row: row.key):
             holding = row.holdings.get(state.run)
             if holding is not None and holding.want and self._touch(row):

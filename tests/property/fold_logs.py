@@ -8,23 +8,25 @@ import msgspec
 
 from schemas.codec import encode_attribution, encode_event, encode_record, encode_rows
 from schemas.tokens import TokenUsage
-from schemas.usage import Attribution, Batch, Evict, Gauge, Totals, UsageEvent
+from schemas.usage import Attribution, Batch, Evict, Gauge, Totals, UsageEvent, Want
 
 DAY_S = 86_400
 START_MS = 1_764_547_200_000
 Log = list[tuple[int, bytes]]
 """(broker time, value) by offset."""
 
+_START_S = START_MS // 1000
 _ROWS = [
     f"{rule}/{measure}/org={org}/{period}"
     for rule, measure in (("a", "requests"), ("b", "tokens"), ("c", "cost"))
     for org in ("acme", "other")
-    for period in (
-        f"day@{START_MS // 1000}+{DAY_S}",
-        f"minute@{START_MS // 1000}+60",
-        f"minute@{START_MS // 1000 + 60}+60",
-    )
+    for period in (f"day@{_START_S}+{DAY_S}", f"minute@{_START_S}+60", f"minute@{_START_S + 60}+60")
+] + [
+    f"{rule}/{measure}/org=acme/{period}@{start}+3600"
+    for rule, measure, period in (("d", "concurrency", "hour"), ("e", "cost", "rolling"))
+    for start in (_START_S, _START_S + 3_600)
 ]
+"""Windows that stand alone, windows that slide with the one before beside them, and what is in flight."""
 
 
 def event(rows: list[str], org: str, amount: int, at_ms: int, cost: int | None = 0) -> msgspec.Raw:
@@ -77,7 +79,23 @@ def _batch(pick: random.Random, run: tuple[str, int], seq: int, offset: int, now
         events.append(msgspec.Raw(b"\x93\x01\x02\x03"))
     if pick.random() < 0.05:
         events.append(event(["no row key"], "acme", 1, now))
-    gauges = [Gauge(row, pick.choice((0, 5, 100))) for row in pick.sample(_ROWS, pick.randint(0, 4))]
+    version = 1 + offset // 40 - (pick.random() < 0.2)
+    gauges = [Gauge(row, pick.choice((0, 5, 100)), _limit(pick, version)) for row in _some(pick, 4)]
+    wants = [_want(pick, row, version) for row in _some(pick, 3)]
     told = Totals(events=seq)
     ack = max(0, offset - pick.randint(0, 8))
-    return encode_record(Batch(*run, seq, ack, now, 1, pick.random() < 0.04, gauges, [], told, events))
+    return encode_record(Batch(*run, seq, ack, now, version, pick.random() < 0.04, gauges, wants, told, events))
+
+
+def _some(pick: random.Random, most: int) -> list[str]:
+    return pick.sample(_ROWS, pick.randint(0, most))
+
+
+def _limit(pick: random.Random, version: int) -> int:
+    """Return a limit that rises and falls from policy to policy; now and then a replica does not know it."""
+    return -1 if pick.random() < 0.15 else (400, 1_000, 150)[version % 3]
+
+
+def _want(pick: random.Random, row: str, version: int) -> Want:
+    amount = pick.choice((0, 0, 20, 300, 900))
+    return Want(row, amount, min(amount, pick.choice((1, 20, 250))), _limit(pick, version))

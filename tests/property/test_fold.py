@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import NamedTuple
 
 import hypothesis.strategies as st
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from meter.core.ledger import KEEP_MS
 from meter.core.shard import Shard
 from meter.core.snapshots import Stamp, snapshot
 from schemas.codec import encode_snapshot
+from schemas.quota import LedgerState, Snapshot
 from tests.property.fold_logs import START_MS, Log, random_log
 
 LOGS = st.builds(random_log, st.integers(0, 1_000_000), st.integers(1, 120))
@@ -76,23 +78,61 @@ def _fold_some(log: Log, changelog: Changelog, at: int, pick: random.Random) -> 
     return until
 
 
+class Known(NamedTuple):
+    """What a member knows of a row."""
+
+    total: int
+    limit: int
+    own: int
+    right: int
+    gone: int
+
+
+class Reader:
+    """A member that installs snapshots: what it knows of each row, and of everybody's sums."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Known] = {}
+        self.ledger: dict[str, LedgerState] = {}
+
+    def install(self, parts: list[Snapshot], run: tuple[str, int]) -> None:
+        """Take over the total, the limit, its own part and its right of each row; and, without a limit, what is gone.
+
+        Rights and parts are in the order of the members of the snapshot that has them.
+        """
+        for part in parts:
+            place = [(member.instance, member.epoch) for member in part.members].index(run)
+            for row in part.rows:
+                gone = row.settled + row.inflight - sum(row.nets) if row.limit < 0 else -1
+                right = row.rights[place] if row.rights else -1
+                self.rows[row.row] = Known(row.settled + row.inflight, row.limit, row.nets[place], right, gone)
+            self.ledger.update({entry.key: entry for entry in part.ledger})
+
+
 @given(LOGS)
-@settings(max_examples=40)
+@settings(max_examples=60)
 def test_partial_snapshots_add_up_to_a_full_one(log: Log) -> None:
-    """A reader that installs every partial snapshot knows the same rows and ledgers as one that gets everything."""
+    """A member that installs each snapshot since the full one it joined with knows what a full one tells it.
+
+    However others come and go between them: its own right and part, and of a row that has no rights what gone
+    replicas have used, because its share is a part of the rest.
+    """
     shard = Shard(0)
-    rows, ledger = {}, {}
+    readers: dict[tuple[str, int], Reader] = {}
     for offset, (log_ms, value) in enumerate(log):
         shard.apply(offset, log_ms, value)
         if offset % 3 == 0 or offset == len(log) - 1:
-            for part in snapshot(shard, STAMP, full=False):
-                rows.update({row.row: row for row in part.rows})
-                ledger.update({entry.key: entry for entry in part.ledger})
+            is_full = shard.joined
+            parts = snapshot(shard, STAMP, is_full)
+            for run in [state.run for state in shard.runs.members]:
+                assert is_full or run in readers
+                readers.setdefault(run, Reader()).install(parts, run)
     full = snapshot(shard, STAMP, full=True)
-    assert {row.row: rows[row.row] for part in full for row in part.rows} == {
-        row.row: row for part in full for row in part.rows
-    }
-    assert ledger == {entry.key: entry for part in full for entry in part.ledger}
+    for run in [state.run for state in shard.runs.members]:
+        told, whole = readers[run], Reader()
+        whole.install(full, run)
+        assert {key: told.rows[key] for key in whole.rows} == whole.rows
+        assert {key: told.ledger[key] for key in whole.ledger} == whole.ledger
 
 
 @given(LOGS)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from meter.core.rights import most_of
 from meter.core.shard import Shard
 from schemas.codec import encode_record
-from schemas.usage import Batch, Evict, Gauge, Totals
+from schemas.usage import Batch, Evict, Gauge, Totals, Want
 from tests.property.fold_logs import START_MS, event
 
 DAY = f"day@{START_MS // 1000}+86400"
@@ -17,12 +18,15 @@ MINUTE = f"team/tokens/org=acme/minute@{START_MS // 1000}+60"
 def batch(
     name: str = "i1", epoch: int = 1, seq: int = 1, *, ack: int = 0, amount: int = 0,
     gauges: dict[str, int] | None = None, rows: tuple[str, ...] = (TOKENS, COST), final: bool = False,
-    told: Totals | None = None,
+    told: Totals | None = None, limit: int = -1, version: int = 1, wants: dict[str, tuple[int, int]] | None = None,
 ) -> bytes:  # fmt: skip
-    """Return a record with one event that charges `amount`, or none."""
+    """Return a record with one event that charges `amount`, or none; all gauges and wants tell `limit`."""
     events = [event(list(rows), "acme", amount, START_MS, amount)] if amount else []
-    held = [Gauge(row, inflight) for row, inflight in (gauges or {}).items()]
-    return encode_record(Batch(name, epoch, seq, ack, START_MS, 1, final, held, [], told or Totals(events=seq), events))
+    held = [Gauge(row, inflight, limit) for row, inflight in (gauges or {}).items()]
+    asked = [Want(row, *want, limit) for row, want in (wants or {}).items()]
+    return encode_record(
+        Batch(name, epoch, seq, ack, START_MS, version, final, held, asked, told or Totals(events=seq), events)
+    )
 
 
 def evict(name: str = "i1", epoch: int = 1) -> bytes:
@@ -53,9 +57,15 @@ class Log:
         row = self.shard.rows.by_key.get(key)
         return row.inflight if row else 0
 
-    def low(self, key: str) -> int:
-        """Return the least total of a row that is in use."""
-        return self.shard.rows.by_key[key].low
+    def right(self, key: str, name: str, epoch: int = 1) -> int:
+        """Return what a run may have in a row."""
+        holding = self.shard.rows.by_key[key].holdings.get((name, epoch))
+        return holding.right if holding else 0
+
+    def most(self, key: str, name: str, epoch: int = 1) -> int:
+        """Return the largest right that a run may be using in a row."""
+        holding = self.shard.rows.by_key[key].holdings.get((name, epoch))
+        return most_of(holding, self.shard.runs.open[name, epoch].ack) if holding else 0
 
     @property
     def members(self) -> list[tuple[str, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meter.core.changelog import HEADER, META, Changelog
+from meter.core.rows import Holding
 from schemas.errors import DecodeError
 from tests.unit.meter.fold_builders import COST, TOKENS, Log, batch, evict
 
@@ -16,14 +17,27 @@ def flushed(changelog: Changelog) -> dict[str, bytes]:
 
 
 def test_a_restored_state_equals_the_one_that_was_written() -> None:
-    """Rows, gauges, lows, runs, shares and ledgers come back."""
+    """Rows, holdings with rights and wants, limits, runs, shares and ledgers come back."""
     log = Log().add(
-        batch(amount=5, gauges={TOKENS: 7, COST: 9}), batch("i2", amount=1), evict(), batch("i3", final=True)
-    )
+        batch(amount=5, gauges={TOKENS: 7, COST: 9}, limit=100, version=4),
+        batch("i2", amount=1, wants={TOKENS: (90, 20)}), evict(), batch("i3", final=True),
+        batch("i2", seq=2, ack=3, wants={COST: (7, 7)}, limit=50, version=5),
+    )  # fmt: skip
     changelog = Changelog(log.shard)
     again = Changelog.restore(0, flushed(changelog))
     assert again.whole() == changelog.whole()
     assert again.shard.whole
+    before, after = log.shard.rows, again.shard.rows
+    for key, row in before.by_key.items():
+        same = after.by_key[key]
+        for name in ("settled", "inflight", "limit", "limit_version", "decayed_ms"):
+            assert getattr(same, name) == getattr(row, name), name
+        assert same.holdings.keys() == row.holdings.keys()
+        for run, holding in row.holdings.items():
+            for name in Holding.__slots__:
+                assert getattr(same.holdings[run], name) == getattr(holding, name), name
+    assert {row.key for row in after.wanted} == {row.key for row in before.wanted} == {TOKENS, COST}
+    assert any(held.right for row in before.by_key.values() for held in row.holdings.values())
 
 
 def test_only_what_changed_is_written() -> None:

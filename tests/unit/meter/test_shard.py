@@ -102,35 +102,66 @@ def test_evicting_nobody_changes_nothing() -> None:
     assert log.shard.fence == 4
 
 
-def test_low_is_the_least_total_in_use_and_converges_after_two_generations() -> None:
-    """While a replica may be using an older version, `low` is its total; two acknowledged generations later it is G."""
-    log = Log().add(batch(), batch(seq=2, ack=1), batch(seq=3, amount=100))
-    assert log.low(TOKENS) == 0
-    log.add(batch(seq=4, ack=3), batch(seq=5, ack=4))
-    assert log.low(TOKENS) == 100
-    log.add(batch(seq=6, gauges={TOKENS: 30}))
-    assert log.low(TOKENS) == 100
-    log.add(batch(seq=7, ack=6), batch(seq=8, ack=7))
-    assert log.low(TOKENS) == 130
-    assert not log.shard.rows.unsettled
+def test_a_holding_is_what_a_live_run_has_of_the_total() -> None:
+    """Settled by its events, in flight by its gauge; the rest of the total is what gone runs have used."""
+    log = Log().add(batch(amount=5, gauges={TOKENS: 7}), batch("i2", amount=30, gauges={TOKENS: 2}))
+    row = log.shard.rows.by_key[TOKENS]
+    assert {run: (held.settled, held.inflight) for run, held in row.holdings.items()} == {
+        ("i1", 1): (5, 7), ("i2", 1): (30, 2),
+    }  # fmt: skip
+    log.add(evict(), batch("i2", seq=2, gauges={TOKENS: 2}))
+    assert {run: held.net for run, held in row.holdings.items()} == {("i2", 1): 32}
+    assert row.total == 37
 
 
-def test_where_nobody_may_admit_every_low_is_its_total() -> None:
-    """A replica that has no share yet uses no version of any row."""
-    log = Log().add(batch(amount=100))
-    assert log.low(TOKENS) == 100
+def test_what_a_gone_run_has_in_flight_of_money_is_held_until_it_ends() -> None:
+    """Its events settle for nobody; there are never more holdings than members and gauges of gone runs."""
+    log = Log().add(batch(gauges={COST: 60}), batch("i2"), evict(), batch(seq=2, amount=10, gauges={COST: 20}))
+    row = log.shard.rows.by_key[COST]
+    assert {run: (held.settled, held.inflight) for run, held in row.holdings.items()} == {("i1", 1): (0, 20)}
+    log.add(batch("i2", seq=2, gauges={COST: 3}))
+    assert set(row.holdings) == {("i1", 1), ("i2", 1)}
+    log.add(batch(seq=3, final=True), batch("i2", seq=3, gauges={COST: 4}))
+    assert (row.settled, row.inflight) == (10, 4)
+    log.add(batch("i3", gauges={COST: 1}), batch("i4", gauges={COST: 1}))
+    assert set(row.holdings) == {("i2", 1), ("i3", 1), ("i4", 1)}
 
 
-def test_low_waits_for_the_slowest_member() -> None:
-    """A member that has not acknowledged keeps `low` down for everyone."""
-    log = Log().add(batch(), batch("i2"), batch(seq=2, ack=2), batch("i2", seq=2, ack=2))
-    log.add(batch(seq=3, ack=4), batch("i2", seq=3, ack=4, amount=100))
-    for seq in range(4, 8):
-        log.add(batch(seq=seq, ack=log.shard.fence))
-    assert log.low(TOKENS) == 0
-    for seq in range(4, 8):
-        log.add(batch("i2", seq=seq, ack=log.shard.fence), batch(seq=seq + 4, ack=log.shard.fence))
-    assert log.low(TOKENS) == 100
+def test_a_row_learns_its_limit_from_the_newest_policy_that_tells_one() -> None:
+    """A replica that still has an older policy changes nothing; a gauge without a limit tells none."""
+    log = Log().add(batch(gauges={TOKENS: 1}))
+    row = log.shard.rows.by_key[TOKENS]
+    assert row.limit == -1
+    log.add(batch(seq=2, gauges={TOKENS: 1}, limit=100, version=3))
+    assert row.limit == 100
+    log.add(batch("i2", gauges={TOKENS: 1}, limit=900, version=2))
+    assert row.limit == 100
+    log.add(batch("i2", seq=2, wants={TOKENS: (5, 5)}, limit=50, version=4))
+    assert (row.limit, row.limit_version) == (50, 4)
+
+
+def test_wants_are_absolute_and_end_with_their_run() -> None:
+    """The last word counts; a run that is gone wants nothing, and a row that nobody wants is no wanted row."""
+    log = Log().add(batch(wants={TOKENS: (30, 10)}, limit=0), batch("i2", wants={TOKENS: (5, 5)}))
+    row = log.shard.rows.by_key[TOKENS]
+    log.add(batch(seq=2, wants={TOKENS: (20, 20)}))
+    assert (row.holdings["i1", 1].want, row.holdings["i1", 1].head) == (20, 20)
+    log.add(batch("i2", seq=2, wants={TOKENS: (0, 0)}))
+    assert log.shard.rows.wanted == {row}
+    log.add(evict())
+    assert not log.shard.rows.wanted
+    assert not row.is_wanted
+
+
+@pytest.mark.parametrize("want", [(-1, -1), (5, -1), (5, 6)])
+def test_a_want_that_makes_no_sense_is_a_fault_and_wants_nothing(want: tuple[int, int]) -> None:
+    """Neither below nothing, nor more for the first request than for all of them."""
+    shard = Shard(0)
+    fault = shard.apply(0, START_MS, batch(wants={TOKENS: want}, limit=9))
+    assert fault is not None
+    assert fault.kind is FaultKind.INVALID
+    assert f"want of {TOKENS}" in fault.reason
+    assert not shard.rows.wanted
 
 
 @pytest.mark.parametrize("value", [b"", b"junk", b"TWU\x01\xff", b"TWQ\x01\x90", b"TWU\x02\x90"])

@@ -6,7 +6,7 @@ import pytest
 
 from meter.core import snapshots
 from meter.core.snapshots import Stamp, snapshot
-from schemas.quota import Member, Weight
+from schemas.quota import Member, RowState, Weight
 from tests.unit.meter.fold_builders import COST, DAY, TOKENS, Log, batch
 
 STAMP = Stamp("meter/1", 3, 1_000)
@@ -24,13 +24,30 @@ def test_a_partial_snapshot_has_what_changed_since_the_last() -> None:
     assert (second.rows, second.ledger, second.members) == ([], [], first.members)
 
 
-def test_a_row_whose_low_converges_is_published_again() -> None:
-    """Nothing was booked, but replicas may use more of it now."""
-    log = Log().add(batch(), batch(seq=2, ack=1), batch(seq=3, amount=100))
-    snapshot(log.shard, STAMP, full=False)
-    log.add(batch(seq=4, ack=3), batch(seq=5, ack=4))
+def test_a_row_tells_limit_rights_and_parts_of_every_member() -> None:
+    """In the order of the members; before the log knows its limit a row has no rights."""
+    log = Log().add(batch(), batch("i2"), batch(seq=2, ack=2), batch("i2", seq=2, ack=2), batch("i2", seq=3, ack=4))
+    log.add(batch(seq=3, ack=5, amount=5, rows=(TOKENS,)))
+    [first] = snapshot(log.shard, STAMP, full=False)
+    assert first.rows == [RowState(TOKENS, 5, 0, -1, [], [5, 0])]
+    log.add(batch("i2", seq=4, gauges={TOKENS: 7}, limit=101))
+    [second] = snapshot(log.shard, STAMP, full=False)
+    assert [member.instance for member in second.members] == ["i1", "i2"]
+    assert second.rows == [RowState(TOKENS, 5, 7, 101, [51, 50], [5, 7])]
+
+
+def test_a_row_whose_rights_move_is_published_again() -> None:
+    """Nothing was booked there, but an acknowledgement made room for a replica that waits."""
+    log = Log().add(batch(), batch("i2"), batch(seq=2, ack=2), batch("i2", seq=2, ack=2), batch("i2", seq=3, ack=4))
+    log.add(batch(seq=3, gauges={TOKENS: 0}, limit=100), batch("i2", seq=4, wants={TOKENS: (80, 80)}, limit=100))
+    [short] = snapshot(log.shard, STAMP, full=False)
+    [before] = short.rows
+    assert before.rights[1] < 80
+    log.add(batch(seq=4, ack=log.shard.fence))
     [part] = snapshot(log.shard, STAMP, full=False)
-    assert {row.row: row.low for row in part.rows} == {TOKENS: 100, COST: 100}
+    [state] = part.rows
+    assert state.rights[1] >= 80
+    assert sum(state.rights) <= 100
 
 
 def test_a_full_snapshot_has_everything_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
