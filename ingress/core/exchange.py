@@ -181,10 +181,15 @@ class Exchange(Admitting):
         assert plan is not None
         if flow.is_complete or relay.is_ended:
             return True
+        held = flow.held
         denied = keep_ahead(flow, hold, plan, now_ms)
         if denied is not None:
             self._cut_off(out, denied, now_ms)
-        return denied is None
+            return False
+        if flow.held != held:  # if this process dies now, the extension is charged too
+            record = self._record
+            self._effects.record_admitted(plan.partition, record.admitted(*flow.held, record.admitted_ms), ())
+        return True
 
     def _cut_off(self, out: bytes, denied: Denied, now_ms: int) -> None:
         """End a stream that a budget does not let go on, by the rules of its protocol."""

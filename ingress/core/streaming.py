@@ -182,6 +182,11 @@ class Outflow:
         nanos = -(-(self._input_femtos + aim * self._rate) // FEMTOS_PER_NANO) - self._held_nanos
         return max(tokens, 0), max(nanos, 0)
 
+    @property
+    def held(self) -> tuple[int, int]:
+        """Tokens and nano-USD that are reserved for the request."""
+        return self._held_tokens, self._held_nanos
+
     def extended(self, tokens: int, nanos: int) -> None:
         """Take that the reservation has grown."""
         self._held_tokens += tokens

@@ -31,7 +31,16 @@ USAGE = {"prompt_tokens": 19, "completion_tokens": 21, "total_tokens": 40}
 ANSWER = msgspec.json.encode({"id": "c", "model": "gpt-x-1", "choices": [], "usage": USAGE})
 
 
-SHORT = Denied("budget", rule="team-day", measure="cost", scope="org=acme,team=search", row="row-1", limit=2 * 10**9)
+SHORT = Denied(
+    "budget",
+    rule="team-day",
+    measure="cost",
+    scope="org=acme,team=search",
+    row="row-1",
+    limit=2 * 10**9,
+    used=2 * 10**9,
+    asked=1,
+)
 
 
 class FakeHold:

@@ -66,6 +66,18 @@ def test_stream_is_extended_chunk_by_chunk() -> None:
     assert len(hold.asked) == 5
 
 
+def test_extension_counts_if_the_process_dies() -> None:
+    """Each extension is on the log as the first reservation was: of one id the last one counts."""
+    stage = played(ending("terminate", room=10**6), [openai({"content": WORDS})] * 40)
+    first, *more = stage.events
+    assert stage.names.count("admitted") == 1 + len(more) == 3
+    assert {(event.id, event.status, event.occurred_ms) for event in stage.events} == {(first.id, "unknown", NOW)}
+    assert (more[-1].charge_tokens, more[-1].charge_nanos) == stage.plan.holds[0].held
+    assert first.charge_tokens < more[0].charge_tokens < more[1].charge_tokens
+    stage.exchange.admitted_recorded()
+    assert stage.names.count("request") == 1
+
+
 def test_chat_is_cut_off_with_a_clean_end() -> None:
     """The choice ends with `length`, one object names the budget, the mark comes last, and the provider is let go."""
     stage = played(ending("terminate"), [openai({"content": WORDS})] * 40)
