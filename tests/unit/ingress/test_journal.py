@@ -303,6 +303,22 @@ async def damaged(path: Path) -> list[Path]:
     return [segment.path for segment in find_segments(path)[7]]
 
 
+async def test_of_several_admissions_of_a_request_the_last_counts(tmp_path: Path) -> None:
+    """A reservation that has grown is journalled again: a replay charges what was held in the end, once."""
+    journal = journal_of(tmp_path)
+    journal.admitted(0, event_of(1, cost_nanos=5), nothing)
+    journal.admitted(0, event_of(2, cost_nanos=6), nothing)
+    await asyncio.sleep(0)
+    journal.admitted(0, event_of(1, cost_nanos=50), nothing)
+    journal.terminal(0, event_of(2, cost_nanos=60), nothing)
+    await asyncio.sleep(0)
+    assert journal.open_admissions == 1
+    journal.close(delete=False)
+    backlog = Backlog(find_segments(tmp_path)[7])
+    events = [decode_event(event) for record in backlog.records(0, START_MS) for event in batch_of(record).events]
+    assert [(event.id[-1], event.cost_nanos) for event in events] == [(2, 60), (1, 50)]
+
+
 async def test_a_log_that_is_torn_in_its_middle_is_not_used(tmp_path: Path) -> None:
     """Only the last segment can have been torn by an end of this machine."""
     first = (await damaged(tmp_path))[0]
