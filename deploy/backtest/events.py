@@ -1,8 +1,8 @@
 """What the history tells of one past request, as its API writes it: a JSON list a line.
 
 A refused request used nothing. What it would have used is known only in part: its decision says what it asked of the
-row that refused it. The rest is taken to be what requests like it used so far (`Averages`); where none was served yet,
-nothing can be said of it. Knows no HTTP and no policy.
+row that refused it. The rest is taken to be what requests like it used so far (`Averages`), or nothing where none was
+served yet. Of one that no row refused, nothing at all is known then. Knows no HTTP and no policy.
 """
 
 from __future__ import annotations
@@ -97,11 +97,13 @@ class Averages:
             sums[3] += use.duration_ms
 
     def guess(self, event: PastEvent) -> Use | None:
-        """Return what a refused request would have used, as far as one can tell; None if nothing is like it."""
+        """Return what a refused request would have used, as far as one can tell; None if nothing is known of it."""
         name = (event.key, event.model_requested, event.operation)
         sums = self._sums.get(name) or self._sums.get(("", *name[1:]))
         if sums is None:
-            return None
+            if not event.measure:
+                return None
+            sums = [1, 0, 0, 0]
         count, tokens, nanos, duration_ms = sums
         if event.measure == "tokens":
             return Use(1, event.asked, event.asked * nanos // tokens if tokens else 0, duration_ms // count, True)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from deploy.api import Api
-from deploy.cli import output
+from deploy.cli import backtest, output
 from deploy.cli.deployment import Deployment, options
 from deploy.cli.examples import examples
 from deploy.cli.when import text_of_ms
@@ -28,12 +28,13 @@ CONSEQUENCES = {
 }
 """What else an answer says of a change, and how it is put."""
 
-GROUP_HELP = """Check, plan, apply, show and roll back the policy document.
+GROUP_HELP = """Check, back-test, plan, apply, show and roll back the policy document.
 
 \b
 Examples:
   tollway policy show > policy.yaml
   tollway policy check policy.yaml && tollway policy plan policy.yaml
+  tollway policy backtest policy.yaml --since 7d
   tollway policy apply policy.yaml --note "more room for search"
   tollway policy rollback 3
 """
@@ -52,7 +53,7 @@ def check(file: Path, as_json: bool) -> int:
     from schemas.policy_file import load_policy
 
     try:
-        policy = load_policy(_read(file), str(file))
+        policy = load_policy(read_file(file), str(file))
     except ConfigError as error:
         if as_json:
             click.echo(output.as_json({"ok": False, "problems": error.problems}))
@@ -64,6 +65,9 @@ def check(file: Path, as_json: bool) -> int:
     else:
         click.echo(f"{file}: valid; " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return 0
+
+
+command.add_command(backtest.command, "backtest")
 
 
 @command.command(epilog=examples("tollway policy plan policy.yaml"))
@@ -130,7 +134,8 @@ def rollback(deployment: Deployment, version: int, note: str, as_json: bool) -> 
         _print_changes(api.post("/v1/policy/rollback", body), as_json)
 
 
-def _read(file: Path) -> str:
+def read_file(file: Path) -> str:
+    """Return the text of a file, or of standard input for `-`; ConfigError if it is none."""
     try:
         with click.open_file(str(file), encoding="utf-8") as stream:
             return str(stream.read())
@@ -142,7 +147,7 @@ def _send(api: Api, file: Path, note: str, *, dry_run: bool) -> dict[str, Any]:
     from deploy.supervisor.bootstrap import actor
     from schemas.policy_file import load_policy
 
-    text = _read(file)
+    text = read_file(file)
     load_policy(text, str(file))  # its faults name the file; the service knows only a document
     body = {"document": text, "note": note, "actor": actor(), "dry_run": dry_run}
     try:

@@ -198,14 +198,15 @@ def _queries(app: APIRouter, history: History) -> None:
 
     @app.get("/usage")
     def usage(
-        since: str | None = None, until: str | None = None, after: str | None = None, limit: int = 50_000
-    ) -> Response:
+        since: str | None = None, until: str | None = None, after: str | None = None, limit: int = 50_000,
+        org: str | None = None,
+    ) -> Response:  # fmt: skip
         """Return events of [since, until) in the order of admission: a JSON list a line, and how to go on."""
-        page = usage_pages.parse(since, until, after, limit)
+        page = usage_pages.parse(since, until, after, limit, org)
         if isinstance(page, list):
             raise _faulty(page)
         with _asking(history, "usage"):
-            hours = history.store.rows(usage_pages.HOURS, {"since": page.begin.ms, "until": page.until_ms})
+            hours = history.store.rows(usage_pages.HOURS, page.span)
             end_ms = page.end_ms(hours)
             lines = history.store.lines(page.sql(), page.parameters(end_ms))
         return Response(page.closed(lines, end_ms), media_type="application/x-ndjson")

@@ -15,7 +15,7 @@ from meter.sink.rows import DECISIONS_TABLE, USAGE_TABLE, DecisionRows, Source, 
 from meter.sink.store import ClickHouse
 from schemas.ids import format_id
 from schemas.tokens import TokenUsage
-from schemas.usage import UsageEvent
+from schemas.usage import Attribution, UsageEvent
 from tests.history_builders import NOW_MS, a_decision, an_event
 
 SOURCE = Source("cluster", "usage", 2)
@@ -29,13 +29,15 @@ def insert(store: ClickHouse, events: list[UsageEvent]) -> None:
         store.insert(USAGE_TABLE, table, f"t{month}")
 
 
-def pages(store: ClickHouse, most: int, since: str | None = None, until: str | None = None) -> list[list[PastEvent]]:
+def pages(
+    store: ClickHouse, most: int, since: str | None = None, until: str | None = None, org: str = ""
+) -> list[list[PastEvent]]:
     """Return all pages, as the API gives them."""
     found, after = [], None
     while True:
-        page = usage_pages.parse(since, until, after, most)
+        page = usage_pages.parse(since, until, after, most, org)
         assert isinstance(page, usage_pages.Page)
-        end_ms = page.end_ms(store.rows(usage_pages.HOURS, {"since": page.begin.ms, "until": page.until_ms}))
+        end_ms = page.end_ms(store.rows(usage_pages.HOURS, page.span))
         events, after = read_page(page.closed(store.lines(page.sql(), page.parameters(end_ms)), end_ms))
         found.append(list(events))
         if after is None:
@@ -72,6 +74,14 @@ def test_a_time_is_half_open(clickhouse: ClickHouse) -> None:
     found = pages(clickhouse, 10, str(NOW_MS + 1), str(NOW_MS + 3))
     assert [event.occurred_ms for page in found for event in page] == [NOW_MS + 1, NOW_MS + 2]
     assert pages(clickhouse, 10, str(NOW_MS + 4)) == [[]]
+
+
+def test_pages_of_one_organisation_hold_no_other(clickhouse: ClickHouse) -> None:
+    """`org` leaves the others out, on every page."""
+    insert(clickhouse, [an_event(Attribution(org=f"org-{number % 2}", model="m"), occurred_ms=NOW_MS + number)
+                        for number in range(6)])  # fmt: skip
+    found = pages(clickhouse, 2, org="org-1")
+    assert [event.occurred_ms - NOW_MS for page in found for event in page] == [1, 3, 5]
 
 
 def test_an_event_comes_with_what_it_used_and_what_it_had_asked_for(clickhouse: ClickHouse) -> None:

@@ -58,6 +58,7 @@ COLUMNS = {
 HOURS = f"""
     SELECT toUnixTimestamp(t.hour) * 1000 AS starts, sum(t.events) FROM usage_hourly AS t
     WHERE t.hour >= toStartOfHour({_MOMENT.format("since")}) AND t.hour < {_MOMENT.format("until")}
+        AND ({{org:String}} = '' OR t.org = {{org:String}})
     GROUP BY t.hour ORDER BY t.hour
 """  # noqa: S608 - our own names
 
@@ -76,17 +77,23 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Page:
-    """A question: the events of [begin, until), `most` at a time."""
+    """A question: the events of [begin, until), `most` at a time, of all organisations or of one."""
 
     begin: Place
     until_ms: int
     most: int
+    org: str = ""
 
     def parameters(self, end_ms: int) -> dict[str, Any]:
         """Return what the query is bound to, for a page that ends before `end_ms` at the latest."""
         begin = self.begin
         return {"since": begin.ms, "until": end_ms, "decided": end_ms + DECIDED_WITHIN_MS, "refused": begin.refused,
-                "after": begin.id, "most": self.most}  # fmt: skip
+                "after": begin.id, "most": self.most, "org": self.org}  # fmt: skip
+
+    @property
+    def span(self) -> dict[str, Any]:
+        """What the query for hours is bound to."""
+        return {"since": self.begin.ms, "until": self.until_ms, "org": self.org}
 
     def end_ms(self, hours: Iterable[Sequence[Any]]) -> int:
         """Return where a page ends that has about as many events as are asked for, by (hour's start, events)."""
@@ -99,9 +106,9 @@ class Page:
 
     def sql(self) -> str:
         """Return the query of the page."""
-        after = ""
+        after = " AND e.org = {org:String}" if self.org else ""
         if self.begin.id:
-            after = (
+            after += (
                 f" AND (e.occurred_at, e.status = 'refused', e.id)"
                 f" > ({_MOMENT.format('since')}, {{refused:UInt8}}, toUUID({{after:String}}))"
             )
@@ -140,7 +147,9 @@ class Page:
         return None if end_ms >= self.until_ms else Place(end_ms)
 
 
-def parse(since: str | None, until: str | None, after: str | None, most: int) -> Page | list[Fault]:
+def parse(
+    since: str | None, until: str | None, after: str | None, most: int, org: str | None = None
+) -> Page | list[Fault]:
     """Return the question that the parameters ask, or everything that is wrong with them."""
     faults: list[Fault] = []
     bounds = {"since": 0, "until": MOST_MS}
@@ -161,7 +170,7 @@ def parse(since: str | None, until: str | None, after: str | None, most: int) ->
         faults.append(
             Fault("after", f"{after!r} is not a place; give what the page before ended with, or leave it out")
         )
-    return faults or Page(begin, bounds["until"], most)
+    return faults or Page(begin, bounds["until"], most, org or "")
 
 
 def _moment_ms(text: str) -> int:
