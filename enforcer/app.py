@@ -43,6 +43,7 @@ def build(services: Services, control: ControlPlane, telemetry: Telemetry, token
     _keys(app, services, control, telemetry)
     add_overrides(app, OverridePlane(control), services.views.control, telemetry, services.clock)
     _readings(app, services)
+    _decisions(app, services)
     return app
 
 
@@ -183,11 +184,34 @@ def _readings(app: FastAPI, services: Services) -> None:
         """Return every scope of every budget in its current window, and the budgets themselves."""
         return _json({"budgets": services.budgets(), "rules": reports.rules(views.control.policy)})
 
+    @app.get("/v1/limits")
+    async def limits() -> Response:
+        """Return every counter of every limit in its current windows, its scopes added up."""
+        return _json({"limits": services.limits()})
+
     @app.get("/v1/ledger")
     async def ledger() -> Response:
         """Return the sums that no rule has a part in."""
         return _json({"rows": reports.ledger(views.quota)})
 
+    @app.get("/v1/blocks")
+    async def blocks() -> Response:
+        """Return the block entries in force."""
+        entries = views.control.blocks
+        return _json({"blocks": [{"key": key, **plain(entries[key])} for key in sorted(entries)]})
+
+    @app.get("/v1/alerts")
+    async def alerts() -> Response:
+        """Return the newest alerts, the newest last."""
+        return _json({"alerts": [plain(alert) for alert in views.control.alerts], "sent": len(views.control.sent)})
+
+    @app.get("/v1/status")
+    async def status() -> Response:
+        """Return versions, counts, staleness and lag."""
+        return _json(services.status())
+
+
+def _decisions(app: FastAPI, services: Services) -> None:
     @app.get("/v1/decisions")
     async def listed(
         org: str = "", team: str = "", rule: str = "", action: str = "", reason: str = "", since_ms: str = "0",
@@ -205,22 +229,6 @@ def _readings(app: FastAPI, services: Services) -> None:
     async def decision(decision_id: str) -> Response:
         """Return why a request was refused."""
         return _decision(services, decision_id)
-
-    @app.get("/v1/blocks")
-    async def blocks() -> Response:
-        """Return the block entries in force."""
-        entries = views.control.blocks
-        return _json({"blocks": [{"key": key, **plain(entries[key])} for key in sorted(entries)]})
-
-    @app.get("/v1/alerts")
-    async def alerts() -> Response:
-        """Return the newest alerts, the newest last."""
-        return _json({"alerts": [plain(alert) for alert in views.control.alerts], "sent": len(views.control.sent)})
-
-    @app.get("/v1/status")
-    async def status() -> Response:
-        """Return versions, counts, staleness and lag."""
-        return _json(services.status())
 
 
 def _decision(services: Services, text: str) -> Response:

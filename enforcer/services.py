@@ -114,8 +114,16 @@ class Services:
 
     def budgets(self) -> list[dict[str, Any]]:
         """Return every scope of every budget in its current window."""
+        now_ms, view = self.clock(), self.views.quota
         propagation = reports.quantile(self.views.propagation_ms, 99)
-        return reports.budgets(self.views.quota, self.views.control.policy, self.clock() // 1000, propagation)
+        found = reports.budgets(view, self.views.control.policy, now_ms // 1000, propagation)
+        for budget in found:
+            budget["staleness_ms"] = reports.staleness_ms(view.shards[budget["partition"]], now_ms)
+        return found
+
+    def limits(self) -> list[dict[str, Any]]:
+        """Return every counter of every limit, its scopes added up."""
+        return reports.limits(self.views.quota, self.views.control.policy, self.clock() // 1000)
 
     def decisions(self, wanted: Wanted) -> list[dict[str, Any]]:
         """Return decisions, the newest first."""

@@ -10,7 +10,10 @@ Events and transitions:
 * spend of the window that holds now reaches the amount: free → blocked until that window's end;
 * the window ends: blocked → free (the entry says `until_s`, so readers need no tombstone to know);
 * the amount in force leaves room, or the budget is gone, or counts otherwise: blocked → free;
-* the limit in force changes and leaves no room: the entry is written again with the new limit.
+* the limit in force changes and leaves no room: the entry is written again with the new limit;
+* the scope may go on beyond the amount (a soft or shadow budget, a queue or a cheaper model at 100 %, grace for tier
+  0, something carried over, a schedule, a temporary increase): blocked → free. Rows hold the limit there as anywhere;
+  a block only says once and for all what they would say to each request.
 
 Who may unblock: the enforcer alone, by these rules; nobody edits the topic. Which order wins: only the row of the
 window that holds now is looked at, so a late row of an older window neither blocks nor lifts, and an entry is only
@@ -59,7 +62,7 @@ def transitions(
     """
     changes: dict[str, Transition] = {}
     for spend in spends:
-        if not _current(spend, now_ms) or not exhausted(spend):
+        if not _demanded(spend, now_ms):
             continue
         entry = _entry(spend, policy_version, now_ms)
         known = blocks.get(entry.key)
@@ -82,10 +85,14 @@ def _judge(key: str, known: BlockEntry, look: Look, policy_version: int, now_ms:
     spend = look(known.rule, known.scope)
     if spend is Absent.UNKNOWN:
         return None
-    if isinstance(spend, Absent) or not _current(spend, now_ms) or not exhausted(spend):
+    if isinstance(spend, Absent) or not _demanded(spend, now_ms):
         return Transition(key, None)
     entry = _entry(spend, policy_version, now_ms)
     return Transition(key, entry) if _outdated(known, entry) else None
+
+
+def _demanded(spend: Spend, now_ms: int) -> bool:
+    return _current(spend, now_ms) and exhausted(spend) and spend.may_block(now_ms)
 
 
 def _current(spend: Spend, now_ms: int) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from schemas.overrides import Increase
 from schemas.policy import Budget, Policy
 from schemas.quota import RowState
 from schemas.rows import Measure, RowKey, scope_text
@@ -17,6 +19,17 @@ class Spend(NamedTuple):
     budget: Budget
     key: RowKey
     state: RowState
+    is_fixed: bool = True
+    """Whether the amount is all there is: no schedule, nothing carried over, and nothing but `block` beyond it."""
+    increases: tuple[Increase, ...] = ()
+    """Temporary increases that are about this scope, expired ones too."""
+
+    def may_block(self, now_ms: int) -> bool:
+        """Tell whether the scope is blocked once the amount is used up. Else its rows alone decide, request by request.
+
+        A block refuses whatever comes: that is right only where nobody may go on beyond the amount.
+        """
+        return self.is_fixed and all(increase.expires_ms <= now_ms for increase in self.increases)
 
     @property
     def scope(self) -> str:
@@ -25,10 +38,22 @@ class Spend(NamedTuple):
 
 
 class Budgets:
-    """The budgets of one policy, by name."""
+    """The budgets of one policy, by name.
 
-    def __init__(self, policy: Policy | None) -> None:
+    Args:
+        policy: None before the first.
+        increases: by id; looked at whenever a row is.
+    """
+
+    def __init__(self, policy: Policy | None, increases: Mapping[str, Increase] | None = None) -> None:
         self.by_name: dict[str, Budget] = {} if policy is None else {budget.name: budget for budget in policy.budgets}
+        self._increases = {} if increases is None else increases
+        schedules = () if policy is None else policy.schedules
+        self._fixed = {
+            name
+            for name, budget in self.by_name.items()
+            if _blocks(budget) and not any(schedule.applies_to(name) for schedule in schedules)
+        }
 
     def spend(self, key: RowKey, state: RowState) -> Spend | None:
         """Return the row as spend of its budget, or None.
@@ -42,7 +67,10 @@ class Budgets:
         names = ("org", *(name for name in budget.per if name != "org"))
         if tuple(name for name, _ in key.scope) != names:
             return None
-        return Spend(budget, key, state) if _window(budget, key.window.start) == key.window else None
+        if _window(budget, key.window.start) != key.window:
+            return None
+        increases = tuple(found for found in self._increases.values() if found.covers(key.rule, key.scope))
+        return Spend(budget, key, state, key.rule in self._fixed, increases)
 
     def row_now(self, rule: str, scope: str, now_s: int) -> str | None:
         """Return the key of the row that a scope of a budget counts in at `now_s`; None without such a budget."""
@@ -55,6 +83,12 @@ class Budgets:
 def reached(settled: int, amount: int, percent: int) -> bool:
     """Tell whether `settled` is `percent` percent of `amount` or more, both in nano-USD. The one comparison."""
     return settled * 100 >= percent * amount
+
+
+def _blocks(budget: Budget) -> bool:
+    """Tell whether nothing but `block` comes beyond the amount, for every tier."""
+    beyond = dict(budget.rungs).get(100, "block")
+    return budget.mode == "enforce" and beyond == "block" and not (budget.grace or budget.carry_over)
 
 
 def _window(budget: Budget, at_s: int) -> Window:

@@ -87,7 +87,7 @@ class ControlState:
     def budgets(self) -> Budgets:
         """The budgets of the policy in force."""
         if self._budgets[0] != self.version:
-            self._budgets = (self.version, Budgets(self.policy))
+            self._budgets = (self.version, Budgets(self.policy, self.increases))
         return self._budgets[1]
 
     @property

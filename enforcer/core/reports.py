@@ -12,6 +12,7 @@ from enforcer.core.metering import Metering
 from enforcer.core.quota import Held, QuotaView, Shard
 from enforcer.core.thresholds import crossed
 from schemas.alerts import METERING_BEHIND, METERING_SILENT, Alert
+from schemas.ids import shard_of
 from schemas.policy import Policy
 from schemas.published import OVERSHOOT_BOUND
 from schemas.rows import Measure, scope_text
@@ -27,7 +28,7 @@ def usage(
     """Return the rows whose window holds `now_s`, of one organisation and one rule if given."""
     ceilings = _ceilings(policy)
     found = [
-        _row(held, ceilings.get((held.key.rule, held.key.measure, held.key.window.period)))
+        _row(held, _limit(held, ceilings))
         for held in view.rows()
         if held.key.window.start <= now_s < held.key.window.end
         and (org is None or held.key.scope[0][1] == org)
@@ -45,7 +46,41 @@ def budgets(view: QuotaView, policy: Policy | None, now_s: int, propagation_ms: 
         if held.key.measure == Measure.COST and held.key.window.start <= now_s < held.key.window.end
     )
     found = [_budget(spend, propagation_ms) for spend in spends if spend is not None]
+    for budget in found:
+        budget["partition"] = shard_of(budget["attributes"].get("org", ""), len(view.shards))
     return sorted(found, key=lambda budget: (budget["budget"], budget["scope"]))
+
+
+def limits(view: QuotaView, policy: Policy | None, now_s: int) -> list[dict[str, Any]]:
+    """Return each counter of each limit, its scopes added up, with the scope that is nearest to its limit."""
+    ceilings = _ceilings(policy)
+    found: dict[tuple[str, str, str], list[Held]] = {key: [] for key in sorted(ceilings) if key[1] != Measure.COST}
+    for held in view.rows():
+        key = (held.key.rule, held.key.measure, held.key.window.period)
+        if key in found and held.key.window.start <= now_s < held.key.window.end:
+            found[key].append(held)
+    return [_limit_line(key, rows, ceilings) for key, rows in found.items()]
+
+
+def _limit_line(
+    key: tuple[str, str, str], rows: list[Held], ceilings: dict[tuple[str, str, str], int]
+) -> dict[str, Any]:
+    shares = [
+        (_percent(held.state.settled + held.state.inflight, _limit(held, ceilings)) or 0.0, held) for held in rows
+    ]
+    percent, nearest = max(shares, key=lambda share: share[0], default=(None, None))
+    return {
+        "rule": key[0], "measure": key[1], "period": key[2], "limit": ceilings[key], "scopes": len(rows),
+        "used_percent": percent, "nearest": None if nearest is None else scope_text(nearest.key.scope),
+        "over": sum(share > 100 for share, _ in shares),
+    }  # fmt: skip
+
+
+def _limit(held: Held, ceilings: dict[tuple[str, str, str], int]) -> int | None:
+    """Return the limit in force on the log, else the policy's: schedules and increases are in the former alone."""
+    if held.state.limit >= 0:
+        return held.state.limit
+    return ceilings.get((held.key.rule, held.key.measure, held.key.window.period))
 
 
 def rules(policy: Policy | None) -> list[dict[str, Any]]:
@@ -177,7 +212,8 @@ def _budget(spend: Spend, propagation_ms: int | None) -> dict[str, Any]:
     window, amount = spend.key.window, spend.budget.amount
     settled, inflight = spend.state.settled, spend.state.inflight
     shown: dict[str, Any] = {
-        "amount": amount, "settled": settled, "inflight": inflight,
+        "amount": amount, "limit": amount if spend.state.limit < 0 else spend.state.limit,
+        "settled": settled, "inflight": inflight,
         "remaining": max(0, amount - settled - inflight), "overshoot": max(0, settled + inflight - amount),
     }  # fmt: skip
     return {

@@ -61,7 +61,7 @@ async def meter(connection: KafkaConnection) -> AsyncIterator[FakeMeter]:
 
 def _team_row(settled_usd: int, team: str = "search") -> RowState:
     window = window_at(Period.MONTH, "UTC", now_ms() // 1000)
-    return RowState(f"team-month/cost/org=acme,team={team}/{window}", settled_usd * USD, 0, 0)
+    return RowState(f"team-month/cost/org=acme,team={team}/{window}", settled_usd * USD, 0)
 
 
 async def _alerts(connection: KafkaConnection, count: int) -> list[Any]:

@@ -54,7 +54,7 @@ def with_amount(amount: str) -> str:
 
 def row(settled: int, team: str = "search", window: Window = MONTH, inflight: int = 0) -> RowState:
     """Return a row of the budget."""
-    return RowState(f"team-month/cost/org=acme,team={team}/{window}", settled, inflight, 0)
+    return RowState(f"team-month/cost/org=acme,team={team}/{window}", settled, inflight)
 
 
 def spend(state: RowState, text: str = DOCUMENT) -> Spend | None:

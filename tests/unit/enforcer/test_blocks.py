@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import pytest
+
 from enforcer.core.blocks import Absent, Transition, transitions
-from enforcer.core.budgets import Spend
+from enforcer.core.budgets import Budgets, Spend
 from schemas.blocks import BlockEntry
+from schemas.overrides import Increase
 from schemas.quota import RowState
-from tests.unit.enforcer.enforcer_parts import DOCUMENT, LAST_MONTH, MONTH, NOW_MS, USD, row, spend, spends, with_amount
+from schemas.rows import parse_row_key
+from tests.unit.enforcer.enforcer_parts import (
+    DOCUMENT,
+    LAST_MONTH,
+    MONTH,
+    NOW_MS,
+    USD,
+    policy,
+    row,
+    spend,
+    spends,
+    with_amount,
+)
 
 KEY = "team-month/org=acme,team=search"
 
@@ -69,3 +84,37 @@ def test_a_block_stays_while_the_rows_are_not_known() -> None:
     assert _judge(blocks=_blocked(), absent=Absent.NONE) == [Transition(KEY, None)]
     ended = _judge(blocks=_blocked(), absent=Absent.UNKNOWN, now_ms=MONTH.end * 1000)
     assert ended == [Transition(KEY, None)], "time needs no rows"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "mode: soft", "mode: shadow", "ladder: {100%: queue}", "ladder: {90%: warn, 100%: downgrade}", "grace: 5%",
+        "carry_over: 50%",
+    ],
+)  # fmt: skip
+def test_a_scope_that_may_go_on_beyond_the_amount_is_never_blocked(more: str) -> None:
+    """A block would refuse what the rule lets through; its rows hold it request by request. A block there is lifted."""
+    text = DOCUMENT.replace("period: month,", f"period: month, {more},")
+    assert _judge(row(100 * USD), text=text) == []
+    assert _judge(row(100 * USD), text=text, blocks=_blocked()) == [Transition(KEY, None)]
+    warned = DOCUMENT.replace("period: month,", "period: month, ladder: {80%: warn, 100%: block},")
+    assert len(_judge(row(100 * USD), text=warned)) == 1
+
+
+def test_a_schedule_or_an_increase_leaves_the_limit_to_the_rows() -> None:
+    """While the amount is not all there is, nothing is blocked; once an increase has expired, it is again."""
+    scheduled = (
+        DOCUMENT + "schedules: [{name: nights, rules: [team-month], multiply: 150%, from: '22:00', to: '06:00'}]\n"
+    )
+    assert _judge(row(100 * USD), text=scheduled) == []
+    until_ms = NOW_MS + 1_000
+    increase = Increase("i", "team-month", "org=acme,team=search", "launch", "ada", "bob", NOW_MS, until_ms, percent=10)
+    index = Budgets(policy(), {"i": increase})
+    states = [row(100 * USD), row(100 * USD, team="ml")]
+    found = [index.spend(parse_row_key(state.row), state) for state in states]
+    known = [each for each in found if each is not None]
+    assert [change.key for change in transitions(known, {}, lambda *_: Absent.NONE, 4, NOW_MS)] == [
+        "team-month/org=acme,team=ml"
+    ]
+    assert len(transitions(known, {}, lambda *_: Absent.NONE, 4, until_ms)) == 2

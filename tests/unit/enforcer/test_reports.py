@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enforcer.core.quota import QuotaView
-from enforcer.core.reports import budgets, ledger, quantile, rules, shard_status, usage
+from enforcer.core.reports import budget_samples, budgets, ledger, limits, quantile, rules, shard_status, usage
 from schemas.published import OVERSHOOT_BOUND
 from schemas.quota import LedgerState, Member, RowState, Snapshot, Weight
 from schemas.usage import Totals
-from tests.unit.enforcer.enforcer_parts import LAST_MONTH, NOW_MS, NOW_S, USD, policy, row
+from tests.unit.enforcer.enforcer_parts import DOCUMENT, LAST_MONTH, MONTH, NOW_MS, NOW_S, USD, policy, row
 
-MINUTE = RowState("key-minute/requests/org=acme,key=k/minute@1795264200+60", 7, 3, 0)
+MINUTE = RowState("key-minute/requests/org=acme,key=k/minute@1795264200+60", 7, 3)
 
 
 def _view(*rows: RowState, ledger: list[LedgerState] | None = None) -> QuotaView:
@@ -72,3 +72,34 @@ def test_quantiles_are_of_the_samples() -> None:
     assert quantile([], 99) is None
     assert quantile([5], 50) == 5
     assert quantile(range(1, 101), 99) == 99
+
+
+def test_limits_are_added_up_with_the_scope_that_is_nearest() -> None:
+    """The limit in force on the log comes before the policy's: it has schedules and increases in it."""
+    other = RowState("key-minute/requests/org=acme,key=k2/minute@1795264200+60", 36, 0, 40)
+    over = RowState("key-minute/requests/org=acme,key=k3/minute@1795264200+60", 3, 0, 2)
+    (line,) = limits(_view(MINUTE, other), policy(), NOW_S)
+    assert (line["rule"], line["measure"], line["period"], line["limit"]) == ("key-minute", "requests", "minute", 20)
+    assert (line["scopes"], line["used_percent"], line["nearest"], line["over"]) == (2, 90.0, "org=acme,key=k2", 0)
+    assert limits(_view(MINUTE, over), policy(), NOW_S)[0]["over"] == 1
+    (unused,) = limits(_view(), policy(), NOW_S)
+    assert (unused["scopes"], unused["used_percent"], unused["nearest"]) == (0, None, None)
+
+
+def test_budget_metrics_have_no_users_or_keys_in_their_labels() -> None:
+    """Scopes are added up by organisation, project and team; the one nearest to its amount is told besides."""
+    text = DOCUMENT.replace("per: [team]", "per: [team, user]")
+    rows = [
+        RowState(f"team-month/cost/org=acme,team=search,user={user}/{MONTH}", settled * USD, 0)
+        for user, settled in (("ada", 10), ("bob", 120))
+    ]
+    samples = {
+        (name, labels): value for name, labels, value in budget_samples(budgets(_view(*rows), policy(text), NOW_S, 1))
+    }
+    labels = ("team-month", "acme", "", "search")
+    assert {found for _, found in samples} == {labels}
+    assert samples["budget_amount_usd", labels] == 200
+    assert samples["budget_settled_usd", labels] == 130
+    assert samples["budget_overshoot_usd", labels] == 20
+    assert samples["budget_used_ratio", labels] == 1.2
+    assert samples["budget_scopes", labels] == 2
