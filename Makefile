@@ -19,6 +19,8 @@ PACKAGES := schemas ingress meter enforcer deploy
 T           ?=
 PYTEST_ARGS ?=
 PYTEST      := $(BIN)/python -m pytest $(PYTEST_ARGS)
+# Two processes, in the order that tests/conftest.py gives; a part is run in one.
+PROCESSES   := $(if $(T),,-n 2 --no-loadscope-reorder)
 
 .PHONY: help
 help: ## List the targets
@@ -91,7 +93,7 @@ check: lint typecheck imports docs-check test ## Everything that has to hold bef
 
 .PHONY: test
 test: install ## Run the tests that finish within minutes (real Kafka, real ClickHouse engine)
-	@TOLLWAY_REQUIRE_REAL=$(if $(T),0,1) $(PYTEST) -m "not slow and not bench" $(T)
+	@TOLLWAY_REQUIRE_REAL=$(if $(T),0,1) $(PYTEST) $(PROCESSES) -m "not slow and not bench" $(T)
 
 .PHONY: test-all
 test-all: install ## Run all tests: first what `make test` runs, in the same way, then the long ones

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+from xdist.scheduler import LoadScopeScheduling
 
-from tests.containers import NO_ENGINE
+from tests.proof import Proof
 
 TESTS = Path(__file__).parent
 FOLDER_MARKERS = frozenset({"unit", "property", "contract", "stream", "integration", "e2e", "bench"})
-REAL_PARTS = {"broker": "a real Kafka broker", "clickhouse": "a real ClickHouse engine"}
-"""Fixtures that stand for a real part; a whole run in which nothing used one proves nothing."""
-
-_PASSED: pytest.StashKey[Counter[str]] = pytest.StashKey()
-_NO_ENGINE: pytest.StashKey[list[str]] = pytest.StashKey()
+LONGEST_FIRST = ("e2e", "integration")
 
 pytest_plugins = [
     f"tests.fixtures.{path.stem}" for path in sorted((TESTS / "fixtures").glob("*.py")) if path.stem != "__init__"
@@ -30,54 +26,35 @@ hypothesis_settings.register_profile("explore", deadline=None, max_examples=2_00
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no annotations
+    """Gives whole files to the processes of a run, and all of `tests/e2e` to one: its tests share a running stack."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/e2e" if nodeid.startswith("tests/e2e/") else nodeid.partition("::")[0]
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Make room for what this run counts."""
-    config.stash[_PASSED] = Counter()
-    config.stash[_NO_ENGINE] = []
+    """Watch what this run uses."""
+    config.pluginmanager.register(Proof(_is_worker(config)), "proof")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with the name of its folder."""
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Return who gives tests to processes (`-n 2`)."""
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark every test with the name of its folder; one of several processes begins with what takes longest."""
     for item in items:
-        folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-        if folder in FOLDER_MARKERS:
+        if (folder := _folder(item)) in FOLDER_MARKERS:
             item.add_marker(folder)
+    if _is_worker(config):
+        items.sort(key=lambda item: LONGEST_FIRST.index(folder) if (folder := _folder(item)) in LONGEST_FIRST else 9)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Count which real parts passed tests have used, and what was skipped for lack of a container engine."""
-    report = yield
-    if report.when == "call" and report.passed:
-        for part in REAL_PARTS:
-            item.config.stash[_PASSED][part] += part in getattr(item, "fixturenames", ())
-    if report.skipped and NO_ENGINE in str(report.longrepr):
-        item.config.stash[_NO_ENGINE].append(item.nodeid)
-    return report
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail a whole run that used no real broker or no real engine (`TOLLWAY_REQUIRE_REAL=1`)."""
-    if exitstatus == pytest.ExitCode.OK and _unproven(session.config):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what ran against real parts and what did not run at all."""
-    for part, name in REAL_PARTS.items():
-        if passed := config.stash[_PASSED][part]:
-            terminalreporter.write_line(f"{passed} tests passed against {name}")
-    if skipped := len(config.stash[_NO_ENGINE]):
-        terminalreporter.write_sep("!", f"{skipped} tests SKIPPED: no container engine answers", yellow=True, bold=True)
-    for name in _unproven(config):
-        terminalreporter.write_sep("!", f"FAILED: no test passed against {name}", red=True, bold=True)
-
-
-def _unproven(config: pytest.Config) -> list[str]:
-    """Return the real parts that a whole run should have used and did not."""
-    if os.environ.get("TOLLWAY_REQUIRE_REAL") != "1" or config.option.collectonly:
-        return []
-    return [name for part, name in REAL_PARTS.items() if not config.stash[_PASSED][part]]
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import uuid
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,7 +53,56 @@ def new_stack(wheel_python: Path, tmp_path: Path) -> Iterator[Callable[..., Stac
 
     yield make
     for stack in made:
+        stack.hang_up()
         stack.kill()
+
+
+class Shared:
+    """Keeps one stack for all tests that leave it as they found it: running, with both replicas ready."""
+
+    def __init__(self, python: Path, place: Path) -> None:
+        self._python, self._place, self._starts = python, place, 0
+        self._stack: Stack | None = None
+
+    def running(self) -> Stack:
+        """Return the stack; a new one if there is none yet or the last test has left it broken."""
+        if self._stack is None or not self._stack.comes_back():
+            self.end()
+            self._starts += 1
+            place = self._place / str(self._starts)
+            place.mkdir()
+            self._stack = Stack(self._python, place / "state", place, {"ingress": 2}).up()
+        return self._stack
+
+    def end(self) -> None:
+        """Kill what runs."""
+        if self._stack is not None:
+            self._stack.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_stack(wheel_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """Yield the keeper of the stack that tests share."""
+    shared = Shared(wheel_python, tmp_path_factory.mktemp("shared"))
+    yield shared
+    shared.end()
+
+
+@pytest.fixture
+def stack(shared_stack: Shared) -> Iterator[Stack]:
+    """Yield a running stack of two replicas, which other tests use before and after.
+
+    Whatever its policy is: apply one of your own, for an organisation of your own (`org`), before you rely on it.
+    """
+    stack = shared_stack.running()
+    yield stack
+    stack.hang_up()
+
+
+@pytest.fixture
+def org() -> str:
+    """Return the name of an organisation that no other test has: rows, keys and spend under it are this test's."""
+    return f"org-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx
 import openai
+
+from deploy.supervisor.ports import is_free
 
 
 class Stack:
@@ -25,6 +28,7 @@ class Stack:
         self.port = int(str(options.get("port", free_ports(4))))
         self.ready: dict[str, Any] = {}
         self.process: subprocess.Popen[str] | None = None
+        self._clients: list[openai.OpenAI | anthropic.Anthropic] = []
 
     def up(self, policy: str | None = None) -> Stack:
         """Start, and return when it says that it is ready."""
@@ -94,6 +98,30 @@ class Stack:
         """Run a command with `--json` and return what it prints."""
         return json.loads(self.run(*arguments, "--json"))
 
+    def apply(self, document: str) -> int:
+        """Apply a policy; return its version when every replica works by it."""
+        version = int(self.json("policy", "apply", str(self.write("applied.yaml", document)))["version"])
+        eventually(lambda: all(status["policy"]["version"] >= version for status in self.replicas()))
+        return version
+
+    def replicas(self) -> list[Any]:
+        """Return the status of every ingress replica."""
+        return [httpx.get(f"{url}/tollway/v1/status", trust_env=False).json() for url in self.ready["ingress"]]
+
+    def is_well(self) -> bool:
+        """Tell whether everything that was started runs and is ready."""
+        urls = json.loads((self.state / "run.json").read_text())["urls"]
+        return all(_is_ready(url) for role, url in urls.items() if role != "provider")
+
+    def comes_back(self) -> bool:
+        """Tell whether it is well, or is again within the time in which a killed process should be back."""
+        if self.process is None or self.process.poll() is not None:
+            return False
+        try:
+            return bool(eventually(self.is_well, 30))
+        except AssertionError:
+            return False
+
     def key(self, **attributes: str) -> dict[str, Any]:
         """Issue a virtual key and return what is printed: its id and secret."""
         wanted = {"org": "acme", "project": "chat", "team": "search", "user": "ada", "name": "test", **attributes}
@@ -108,12 +136,21 @@ class Stack:
     def openai(self, secret: str, replica: int = 0, **options: Any) -> openai.OpenAI:
         """Return the official client, pointed at a replica."""
         options = {"max_retries": 0, "timeout": 30.0, **options}
-        return openai.OpenAI(api_key=secret, base_url=self.ready["ingress"][replica] + "/v1", **options)
+        client = openai.OpenAI(api_key=secret, base_url=self.ready["ingress"][replica] + "/v1", **options)
+        self._clients.append(client)
+        return client
 
     def anthropic(self, secret: str, replica: int = 0, **options: Any) -> anthropic.Anthropic:
         """Return the official client, pointed at a replica."""
         options = {"max_retries": 0, "timeout": 30.0, **options}
-        return anthropic.Anthropic(api_key=secret, base_url=self.ready["ingress"][replica], **options)
+        client = anthropic.Anthropic(api_key=secret, base_url=self.ready["ingress"][replica], **options)
+        self._clients.append(client)
+        return client
+
+    def hang_up(self) -> None:
+        """Close the connections of all clients."""
+        while self._clients:
+            self._clients.pop().close()
 
 
 def environment() -> dict[str, str]:
@@ -121,20 +158,20 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
 
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
 def free_ports(count: int) -> int:
-    """Return the first of `count` adjacent ports that are free now."""
-    for _ in range(50):
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-        if port + count < 65_536 and all(_free(port + step) for step in range(count)):
-            return port
+    """Return the first of `count` adjacent ports that are free now, below those of outgoing connections."""
+    # Chosen at random: other runs of these tests on this machine choose at the same time.
+    for first in random.SystemRandom().sample(range(20_000, 32_000 - count), 200):
+        if all(is_free(first + step) for step in range(count)):
+            return first
     raise RuntimeError("no adjacent free ports")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def eventually(check: Callable[[], Any], seconds: float = 20.0) -> Any:
@@ -151,7 +188,7 @@ def eventually(check: Callable[[], Any], seconds: float = 20.0) -> Any:
 POLICY = """
 version: 1
 orgs:
-  acme: {projects: [chat, code], teams: [search, ml], users: [ada, bob]}
+  ORG: {projects: [chat, code], teams: [search, ml], users: [ada, bob]}
 providers:
   sim-openai: {protocol: openai, base_url: simulated}
   sim-anthropic: {protocol: anthropic, base_url: simulated}
@@ -164,6 +201,6 @@ budgets: BUDGETS
 """
 
 
-def policy(limits: str = "[]", budgets: str = "[]") -> str:
-    """Return the policy of these tests with the given limits and budgets (YAML in one line)."""
-    return POLICY.replace("LIMITS", limits).replace("BUDGETS", budgets)
+def policy(limits: str = "[]", budgets: str = "[]", org: str = "acme") -> str:
+    """Return the policy of these tests with the given limits and budgets (YAML in one line), for one organisation."""
+    return POLICY.replace("LIMITS", limits).replace("BUDGETS", budgets).replace("ORG", org)

@@ -8,12 +8,12 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from deploy.supervisor.bootstrap import example_policy
 from schemas.policy import Provider
 from schemas.policy_file import load_policy
 from tests.e2e.docs import PAGES, ROOT, Block, blocks, commands, make_targets
@@ -59,9 +59,9 @@ def test_yaml_is_a_policy_or_a_part_of_one(block: Block) -> None:
         load_policy(block.text, block.name)
 
 
-def test_the_shell_and_python_blocks_run(new_stack: Callable[..., Stack], tmp_path: Path) -> None:
-    """The README's tour and the pages' commands run in order in one shell, against a fresh `tollway up`."""
-    stack = new_stack().up()
+def test_the_shell_and_python_blocks_run(stack: Stack, tmp_path: Path) -> None:
+    """The README's tour and the pages' commands run in order in one shell, with the policy of a fresh `tollway up`."""
+    stack.apply(example_policy())
     binaries = tmp_path / "bin"
     binaries.mkdir()
     shim = binaries / "tollway"

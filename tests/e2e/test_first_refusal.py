@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Callable
 
 import openai
 import pytest
@@ -19,14 +18,14 @@ def _ask(client: openai.OpenAI, text: str = "Say hello.", **options: object) -> 
     )
 
 
-def test_a_key_over_its_rpm_is_refused_and_let_through_again(new_stack: Callable[..., Stack]) -> None:
-    """The sixth request of a minute gets a 429 that explains itself, and a raised limit lifts it at once."""
-    stack = new_stack().up(policy("[{name: key-minute, per: [key], rpm: 5}]"))
-    client = stack.openai(stack.key()["secret"])
-    for _ in range(5):
-        _ask(client)
+def test_a_key_over_its_rpm_is_refused_and_let_through_again(stack: Stack, org: str) -> None:
+    """Five requests of a minute pass, the next get a 429 that explains itself; a raised limit lifts it at once."""
+    stack.apply(policy("[{name: key-minute, per: [key], rpm: 5}]", org=org))
+    secret = stack.key(org=org)["secret"]
+    clients = [stack.openai(secret, replica) for replica in (0, 1)]
+    assert sum(_passes(clients[number % 2]) for number in range(10)) == 5
     with pytest.raises(openai.RateLimitError) as refused:
-        _ask(client)
+        _ask(clients[0])
     answer = refused.value.response
     message = answer.json()["error"]["message"]
     assert "key-minute" in message
@@ -35,8 +34,10 @@ def test_a_key_over_its_rpm_is_refused_and_let_through_again(new_stack: Callable
     decision = json.loads(stack.run("decision", answer.headers["x-tollway-decision-id"], "--json"))
     assert decision["rule"] == "key-minute"
     assert decision["limit"] == 5
-    stack.run("policy", "apply", str(stack.write("more.yaml", policy("[{name: key-minute, per: [key], rpm: 50}]"))))
-    eventually(lambda: _passes(client), 5)
+    more = stack.write("more.yaml", policy("[{name: key-minute, per: [key], rpm: 50}]", org=org))
+    stack.run("policy", "apply", str(more))
+    for client in clients:
+        eventually(functools.partial(_passes, client), 5)
 
 
 def _passes(client: openai.OpenAI) -> bool:
@@ -47,20 +48,21 @@ def _passes(client: openai.OpenAI) -> bool:
     return True
 
 
-def test_spend_agrees_between_sdk_meter_and_history(new_stack: Callable[..., Stack]) -> None:
+def test_spend_agrees_between_sdk_meter_and_history(stack: Stack, org: str) -> None:
     """What the SDKs were told, the meter's rows and ClickHouse agree to the nano-dollar, for every kind of call."""
-    stack = new_stack(ingress=2).up(policy(budgets="[{name: team-month, per: [team], amount: 100 USD, period: month}]"))
-    secret = stack.key()["secret"]
+    stack.apply(policy(budgets="[{name: team-month, per: [team], amount: 100 USD, period: month}]", org=org))
+    secret = stack.key(org=org)["secret"]
     nanos = 0
     for replica in (0, 1):
         nanos += _openai_calls(stack.openai(secret, replica))
         nanos += _anthropic_calls(stack, secret, replica)
     verified = stack.json("verify")
     assert verified["ok"] is True
-    report = json.loads(stack.run("report", "spend", "--by", "team", "--format", "json"))
-    assert _nanos(report["totals"]["cost_usd"]) == nanos
-    budget = next(row for row in stack.json("status")["budgets"] if row["rule"] == "team-month")
-    assert int(budget["settled"]) == nanos
+    report = json.loads(stack.run("report", "spend", "--by", "org,team", "--format", "json"))
+    (spent,) = [row for row in report["rows"] if row["org"] == org]
+    assert (spent["team"], _nanos(spent["cost_usd"])) == ("search", nanos)
+    (budget,) = [row for row in stack.json("status")["budgets"] if org in row["scope"]]
+    assert (budget["rule"], int(budget["settled"])) == ("team-month", nanos)
 
 
 def _nanos(text: str) -> int:
@@ -96,11 +98,11 @@ def _anthropic_calls(stack: Stack, secret: str, replica: int) -> int:
     return sum(answer.usage.input_tokens * 3000 + answer.usage.output_tokens * 15000 for answer in (message, streamed))
 
 
-def test_a_spent_budget_refuses_blocks_and_alerts_once(new_stack: Callable[..., Stack]) -> None:
+def test_a_spent_budget_refuses_blocks_and_alerts_once(stack: Stack, org: str) -> None:
     """A budget refuses when it is used up, raises each threshold once, and lets through when it is raised."""
     budget = "[{name: team-day, per: [team], amount: AMOUNT USD, period: day, thresholds: [50%, 100%]}]"
-    stack = new_stack().up(policy(budgets=budget.replace("AMOUNT", "0.001")))
-    client = stack.openai(stack.key()["secret"])
+    stack.apply(policy(budgets=budget.replace("AMOUNT", "0.001"), org=org))
+    client = stack.openai(stack.key(org=org)["secret"])
     refusal = None
     for _ in range(30):
         try:
@@ -110,23 +112,24 @@ def test_a_spent_budget_refuses_blocks_and_alerts_once(new_stack: Callable[..., 
             break
     assert refusal is not None
     assert "team-day" in refusal.response.json()["error"]["message"]
-    stack.run("policy", "apply", str(stack.write("more.yaml", policy(budgets=budget.replace("AMOUNT", "5")))))
+    more = stack.write("more.yaml", policy(budgets=budget.replace("AMOUNT", "5"), org=org))
+    stack.run("policy", "apply", str(more))
     eventually(lambda: _passes(client), 5)
 
 
-def test_two_replicas_hold_one_limit(new_stack: Callable[..., Stack]) -> None:
+def test_two_replicas_hold_one_limit(stack: Stack, org: str) -> None:
     """A burst of ten times the limit over two replicas admits at most the limit, and most of it."""
-    stack = new_stack(ingress=2).up(policy("[{name: key-minute, per: [key], rpm: 100}]"))
-    secret = stack.key()["secret"]
+    stack.apply(policy("[{name: key-minute, per: [key], rpm: 100}]", org=org))
+    secret = stack.key(org=org)["secret"]
     clients = [stack.openai(secret, replica) for replica in (0, 1)]
     admitted = sum(_passes(clients[number % 2]) for number in range(1000))
     assert 90 <= admitted <= 100
 
 
-def test_a_revoked_key_is_refused_within_a_second_on_every_replica(new_stack: Callable[..., Stack]) -> None:
+def test_a_revoked_key_is_refused_within_a_second_on_every_replica(stack: Stack, org: str) -> None:
     """`keys revoke` reaches all replicas in under a second."""
-    stack = new_stack(ingress=2).up(policy())
-    key = stack.key()
+    stack.apply(policy(org=org))
+    key = stack.key(org=org)
     clients = [stack.openai(key["secret"], replica) for replica in (0, 1)]
     for client in clients:
         _ask(client)
@@ -135,11 +138,11 @@ def test_a_revoked_key_is_refused_within_a_second_on_every_replica(new_stack: Ca
         eventually(functools.partial(_unauthorised, client), 1.0)
 
 
-def test_a_policy_is_replaced_under_load_without_a_dropped_request(new_stack: Callable[..., Stack]) -> None:
+def test_a_policy_is_replaced_under_load_without_a_dropped_request(stack: Stack, org: str) -> None:
     """While versions are applied one after another, every request is answered; the last version is in force."""
-    limits = "[{name: key-minute, per: [key], rpm: NUMBER}]"
-    stack = new_stack().up(policy(limits.replace("NUMBER", "100000")))
-    client = stack.openai(stack.key()["secret"])
+    document = policy("[{name: key-minute, per: [key], rpm: NUMBER}]", org=org)
+    stack.apply(document.replace("NUMBER", "100000"))
+    client = stack.openai(stack.key(org=org)["secret"])
     ending, failures, passed = threading.Event(), [], []
 
     def send() -> None:
@@ -153,7 +156,7 @@ def test_a_policy_is_replaced_under_load_without_a_dropped_request(new_stack: Ca
     sender.start()
     try:
         for number in (100_001, 100_002, 100_003):
-            stack.run("policy", "apply", str(stack.write("next.yaml", policy(limits.replace("NUMBER", str(number))))))
+            stack.run("policy", "apply", str(stack.write("next.yaml", document.replace("NUMBER", str(number)))))
             eventually(functools.partial(_limit_is, client, number), 5)
     finally:
         ending.set()

@@ -44,12 +44,10 @@ def test_says_where_everything_is_and_keeps_it_over_a_restart(new_stack: Callabl
     }
     # The clock on the wall depends on who else uses the machine; the work does not.
     assert sum(_cpu_s(pid) for pid in second["pids"].values()) < 2 * 15, "15 s on two cores"
-    assert stack.stop() == 0
 
 
-def test_a_killed_process_comes_back_and_a_second_start_is_refused(new_stack: Callable[..., Stack]) -> None:
+def test_a_killed_process_comes_back_and_a_second_start_is_refused(stack: Stack) -> None:
     """The line says role, signal and next try; a second start on the directory is exit 2 and disturbs nothing."""
-    stack = new_stack().up(policy())
     second = _up(stack, "--port", str(stack.port + 1))
     assert second.returncode == 2
     assert f"--state {stack.state}: in use by a running deployment" in second.stderr

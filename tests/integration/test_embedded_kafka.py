@@ -63,63 +63,80 @@ async def read_all(bootstrap: str, topic: str) -> list[bytes]:
         return values
 
 
-@pytest_asyncio.fixture
-async def kafka(tmp_path: Path) -> AsyncGenerator[EmbeddedKafka]:
-    """Yield a broker of the test's own, to kill."""
-    owned = EmbeddedKafka(tmp_path)
-    await owned.start()
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of this module's own broker."""
+    return tmp_path_factory.mktemp("own-broker")
+
+
+@pytest_asyncio.fixture(scope="module")
+async def own_broker(directory: Path) -> AsyncGenerator[EmbeddedKafka]:
+    """Yield a broker of this module's own, not started."""
+    owned = EmbeddedKafka(directory)
     yield owned
     await owned.stop()
 
 
-async def test_serves_consumer_groups_as_soon_as_it_is_ready(kafka: EmbeddedKafka) -> None:
+@pytest_asyncio.fixture
+async def kafka(own_broker: EmbeddedKafka) -> EmbeddedKafka:
+    """Return a running broker to stop and to kill: the next test starts it again. The first has it as it began."""
+    if own_broker.pid is None:
+        await own_broker.start()
+    return own_broker
+
+
+async def test_serves_consumer_groups_as_soon_as_it_is_ready(kafka: EmbeddedKafka, topic_prefix: str) -> None:
     """The first join after start() succeeds at once: no coordinator is still loading, no rebalance delay."""
-    await create_topic(kafka.bootstrap, "events")
-    await produce(kafka.bootstrap, "events", b"one")
+    events = topic_prefix + "events"
+    await create_topic(kafka.bootstrap, events)
+    await produce(kafka.bootstrap, events, b"one")
     began = time.monotonic()
     async with AIOKafkaConsumer(
-        "events", bootstrap_servers=kafka.bootstrap, group_id="readers", auto_offset_reset="earliest"
+        events, bootstrap_servers=kafka.bootstrap, group_id=f"{topic_prefix}readers", auto_offset_reset="earliest"
     ) as consumer:
         record = await asyncio.wait_for(consumer.getone(), DEADLINE_S)
     assert record.value == b"one"
     assert time.monotonic() - began < 3.0  # the broker's own default would hold the first join back for 3 s
 
 
-async def test_keeps_what_was_acknowledged_through_a_kill(kafka: EmbeddedKafka) -> None:
+async def test_keeps_what_was_acknowledged_through_a_kill(kafka: EmbeddedKafka, topic_prefix: str) -> None:
     """After SIGKILL in mid-flight the broker comes back at the same address with every acknowledged record."""
-    await create_topic(kafka.bootstrap, "events")
+    events = topic_prefix + "events"
+    await create_topic(kafka.bootstrap, events)
     values = [str(number).encode() for number in range(50)]
-    await produce(kafka.bootstrap, "events", *values)
+    await produce(kafka.bootstrap, events, *values)
     address = kafka.bootstrap
     kafka.kill()
     assert await kafka.wait() == -signal.SIGKILL
     assert kafka.pid is None
     await kafka.start()
     assert kafka.bootstrap == address
-    assert await read_all(address, "events") == values
+    assert await read_all(address, events) == values
 
 
-async def test_stops_cleanly_and_continues(kafka: EmbeddedKafka) -> None:
+async def test_stops_cleanly_and_continues(kafka: EmbeddedKafka, topic_prefix: str) -> None:
     """SIGTERM ends it by itself well before the deadline; stopping twice is harmless; the data is there again."""
-    await create_topic(kafka.bootstrap, "events")
-    await produce(kafka.bootstrap, "events", b"kept")
+    events = topic_prefix + "events"
+    await create_topic(kafka.bootstrap, events)
+    await produce(kafka.bootstrap, events, b"kept")
     await kafka.stop()
     assert await kafka.wait() == 128 + signal.SIGTERM  # Java's own code after its shutdown hooks; a kill is -9
     await kafka.stop()
     await kafka.start()
-    assert await read_all(kafka.bootstrap, "events") == [b"kept"]
+    assert await read_all(kafka.bootstrap, events) == [b"kept"]
 
 
-async def test_chooses_another_port_when_its_own_was_taken(kafka: EmbeddedKafka) -> None:
+async def test_chooses_another_port_when_its_own_was_taken(kafka: EmbeddedKafka, topic_prefix: str) -> None:
     """Without a fixed port, a stranger on the old one does not keep the broker down."""
-    await create_topic(kafka.bootstrap, "events")
-    await produce(kafka.bootstrap, "events", b"kept")
+    events = topic_prefix + "events"
+    await create_topic(kafka.bootstrap, events)
+    await produce(kafka.bootstrap, events, b"kept")
     await kafka.stop()
     old = int(kafka.bootstrap.rpartition(":")[2])
     with socket.create_server(("127.0.0.1", old)):
         await kafka.start()
         assert kafka.bootstrap != f"127.0.0.1:{old}"
-        assert await read_all(kafka.bootstrap, "events") == [b"kept"]
+        assert await read_all(kafka.bootstrap, events) == [b"kept"]
 
 
 async def test_listens_on_loopback_only(kafka: EmbeddedKafka) -> None:
@@ -138,10 +155,10 @@ async def test_refuses_a_port_in_use(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert f"port {port} is in use" in capfd.readouterr().err
 
 
-async def test_refuses_a_directory_in_use(kafka: EmbeddedKafka, tmp_path: Path) -> None:
+async def test_refuses_a_directory_in_use(kafka: EmbeddedKafka, directory: Path) -> None:
     """Two brokers never share a log: the second is refused, and told which process has it."""
     second = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "deploy.kafka", "run", "--state", str(tmp_path), "--lock-deadline", "0",
+        sys.executable, "-m", "deploy.kafka", "run", "--state", str(directory), "--lock-deadline", "0",
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     _, err = await asyncio.wait_for(second.communicate(), DEADLINE_S)

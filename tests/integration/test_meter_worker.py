@@ -193,22 +193,18 @@ async def test_changed_rows_are_published_within_milliseconds(lab: Lab, meter: M
     assert delays[50] < 0.1, f"median {delays[50] * 1000:.0f} ms"
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [("PORT", "no port", "TOLLWAY_METER_PORT"), ("KAFKA__PARTITIONS", "0", "TOLLWAY_METER_KAFKA__PARTITIONS")],
-)
-async def test_wrong_settings_are_named(name: str, value: str, expected: str) -> None:
+async def test_wrong_settings_are_named() -> None:
     """`--check-config` prints every fault and exits with 2."""
     import os
     import sys
 
+    wrong = {"TOLLWAY_METER_PORT": "no port", "TOLLWAY_METER_KAFKA__PARTITIONS": "0"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "meter", "--check-config", env=dict(os.environ) | {f"TOLLWAY_METER_{name}": value},
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        sys.executable, "-m", "meter", "--check-config", env={**os.environ, **wrong}, stderr=asyncio.subprocess.PIPE
+    )
     _, errors = await process.communicate()
     assert process.returncode == 2
-    assert expected in errors.decode()
+    assert all(name in errors.decode() for name in wrong)
 
 
 @pytest.mark.slow

@@ -15,11 +15,16 @@ from tests.wheel import PACKAGES, wheel_faults
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize(("required", "code"), [("1", 1), ("0", 0)])
-def test_a_whole_run_without_real_parts_fails(required: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("required", "options", "code"),
+    [("1", [], 1), ("0", [], 0), ("1", ["-n", "1"], 1)],
+    ids=["required", "not required", "required, in several processes"],
+)
+def test_a_whole_run_without_real_parts_fails(required: str, options: list[str], code: int) -> None:
     """With TOLLWAY_REQUIRE_REAL=1, passing tests are not enough: some must have met the real broker and engine."""
+    tests = "tests/unit/deploy/test_kafka_config.py"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/deploy/test_kafka_config.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, tests],
         cwd=ROOT,
         env=os.environ | {"TOLLWAY_REQUIRE_REAL": required},
         capture_output=True,
