@@ -80,7 +80,7 @@ def _keep(place: Path) -> None:
         shutil.copyfile(file, KEPT / file.name)
 
 
-def run_all(jobs: list[Job], skipped: dict[str, str], seed: int) -> list[str]:
+def run_all(jobs: list[Job], skipped: dict[str, str], seed: int, is_strict: bool) -> list[str]:
     """Do all jobs on a deployment of their own, write the report, and return what must not be."""
     began = time.monotonic()
     runs: list[Run] = [run for job in jobs for run in job.runs]
@@ -100,12 +100,14 @@ def run_all(jobs: list[Job], skipped: dict[str, str], seed: int) -> list[str]:
         finally:
             deployment.stop()
             _keep(Path(place))
-    found = [*problems, *account.failures(outcomes, booked)]
+    found, early = [*problems, *account.failures(outcomes, booked)], account.early_refusals(outcomes, booked)
     report = account.report(outcomes, booked, skipped, seed, time.monotonic() - began)
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=2) + "\n")
     Console(width=140 if not _console.is_terminal else None).print(show.table(outcomes, booked))
-    return found
+    for line in early:
+        _say(f"early: {line}", markup=False)
+    return [*found, *early] if is_strict else found
 
 
 def main() -> int:
@@ -117,6 +119,7 @@ def main() -> int:
         "--only", default="", metavar="TEXT", help="runs whose fault/limit/arrivals/size has TEXT in it"
     )
     parser.add_argument("--runs", type=int, metavar="N", help="runs of each class (default 3; 1 with --short)")
+    parser.add_argument("--strict", action="store_true", help="fail for any refusal below 90 %% of a limit, too")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
     skipped = unsupported()
@@ -128,7 +131,7 @@ def main() -> int:
             f"--only {options.only!r}: no run has that in none/rpm/even/small, meter-killed/money/one/large, …"
         )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing of ours outlives it
-    found = run_all(jobs, skipped, seed)
+    found = run_all(jobs, skipped, seed, options.strict)
     for line in found:
         _say(f"FAILED: {line}", markup=False)
     _say(f"written to {REPORT.relative_to(ROOT)}; seed {seed}; {'all held' if not found else f'{len(found)} failures'}")

@@ -51,7 +51,9 @@ class Booked:
     refusals: int = 0
     """Decisions of this run's own rule."""
     false_refusals: int = 0
-    """Those of them with less than 90 % of the limit settled or in flight."""
+    """Those of them with less than 90 % of the limit settled or in flight, by a replica that the loop reached."""
+    late_refusals: int = 0
+    """The same by one that had not heard of the others for too long."""
     lowest_percent: int = 100
     """The least part of the limit that was settled or in flight at a refusal."""
 
@@ -142,18 +144,26 @@ def failures(outcomes: Sequence[Outcome], booked: Mapping[str, Booked]) -> list[
         if each.told.other:
             found.append(f"{name}: answers of other kinds: {each.told.other}")
         if run.fault == HEALTHY:
-            found += _short(each, name, known)
+            found += _short(each, name)
     return found
 
 
-def _short(each: Outcome, name: str, known: Booked) -> list[str]:
+def _short(each: Outcome, name: str) -> list[str]:
     target = TARGETS[each.run.pattern, each.run.size]
-    found = []
-    if each.ratio < target:
-        found.append(f"{name}: {each.ratio:.1%} of the limit used, at least {target:.0%} is wanted")
-    if known.false_refusals:
-        early, first = known.false_refusals, known.lowest_percent
-        found.append(f"{name}: {early} of {known.refusals} refusals below 90 % of the limit, the first at {first} %")
+    if each.ratio >= target:
+        return []
+    return [f"{name}: {each.ratio:.1%} of the limit used, at least {target:.0%} is wanted"]
+
+
+def early_refusals(outcomes: Iterable[Outcome], booked: Mapping[str, Booked]) -> list[str]:
+    """Return which healthy runs were refused something while less than 90 % of the limit was in use, a line each."""
+    found: list[str] = []
+    for each in outcomes:
+        known = booked.get(each.run.name, Booked())
+        if each.run.fault == HEALTHY and known.false_refusals:
+            early, first = known.false_refusals, known.lowest_percent
+            share = f"{early} of {known.refusals} refusals"
+            found.append(f"{each.run.name}: {share} below 90 % of the limit, the earliest at {first} %")
     return found
 
 

@@ -23,8 +23,8 @@ BURST_S = 3.0
 """A burst around a fault is."""
 MARGIN_S = 1.0
 """No request is sent in the last second of a minute, so that none is admitted in the next one."""
-NEEDS_S = {HEALTHY: 9.0, "meter-killed": 14.0, "replica-killed": 16.0}
-FAULT_NEEDS_S = 20.0
+NEEDS_S = {HEALTHY: 8.0, "meter-killed": 11.0, "replica-killed": 13.0}
+FAULT_NEEDS_S = 14.0
 
 
 def left_s() -> float:

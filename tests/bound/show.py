@@ -39,7 +39,7 @@ def table(outcomes: Sequence[Outcome], booked: Mapping[str, Booked]) -> Table:
         "most",
         "target",
         "refused",
-        "of them < 90 %",
+        "early",
         "",
     ):
         found.add_column(column, justify="left" if column in ("fault", "limit / arrivals / size", "") else "right")
@@ -51,7 +51,7 @@ def table(outcomes: Sequence[Outcome], booked: Mapping[str, Booked]) -> Table:
         target = TARGETS[group[0].run.pattern, group[0].run.size] if fault == HEALTHY else 0.0
         known = [booked.get(each.run.name, Booked()) for each in group]
         false = sum(each.false_refusals for each in known)
-        kept = least >= target and most <= 1 and not (fault == HEALTHY and false)
+        kept = least >= target and most <= 1
         found.add_row(
             fault, label, str(len(group)), f"{least:.1%}", f"{most:.1%}", f"{target:.0%}–100%" if target else "≤ 100%",
             str(sum(each.refusals for each in known)), str(false), "" if kept else "[bold]missed[/]",

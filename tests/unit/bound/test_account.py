@@ -13,6 +13,7 @@ from tests.bound.account import (
     Told,
     admitted,
     by_run,
+    early_refusals,
     failures,
     limit_used_min,
     outcome,
@@ -102,11 +103,14 @@ def test_each_class_has_its_target_while_nothing_is_broken(pattern: str, size: s
     assert failures([broken], _booked(broken)) == []
 
 
-def test_early_refusals_are_failures_while_nothing_is_broken() -> None:
-    """A refusal below 90 % of the limit fails a healthy run, and none through a fault."""
+def test_early_refusals_are_told_of_runs_in_which_nothing_is_broken() -> None:
+    """A refusal below 90 % of the limit is told of a healthy run, and not of one through a fault."""
     healthy, broken = _outcome(_run(), 100), _outcome(_run(fault="broker-killed"), 100)
-    assert "1 of 7 refusals" in failures([healthy], _booked(healthy, refusals=7, false_refusals=1))[0]
-    assert failures([broken], _booked(broken, refusals=7, false_refusals=7)) == []
+    (line,) = early_refusals([healthy], _booked(healthy, refusals=7, false_refusals=1, lowest_percent=42))
+    assert "1 of 7 refusals" in line
+    assert "42 %" in line
+    assert early_refusals([healthy], _booked(healthy, refusals=7, late_refusals=7)) == []
+    assert early_refusals([broken], _booked(broken, refusals=7, false_refusals=7)) == []
 
 
 def test_what_the_history_lacks_is_a_failure() -> None:
