@@ -27,6 +27,8 @@ __all__ = ["Denied", "Hold", "Note", "Plan", "fits_at_ms"]
 HEADER_MS = 250
 """Header lines may count a sliding window as it was this long ago."""
 NOTHING_PASSED: frozenset[str] = frozenset()
+_RANKS = {"block": 3, "downgrade": 2, "throttle": 1}
+"""What a request has to do, the most first; to wait comes last."""
 _REASONS = {"requests": "rpm", "tokens": "tpm", "cost": "budget", "concurrency": "concurrency"}
 
 
@@ -436,9 +438,9 @@ def _detached(shard: Shard, now_ms: int) -> Denied:
     return Denied("detached", fence=shard.fence, staleness_ms=shard.staleness_ms(now_ms), status=503)
 
 
-def _severity(denied: Denied) -> tuple[bool, int]:
-    """Order refusals: those that waiting cannot help first, then by the time until it would fit."""
-    return not denied.may_wait, denied.retry_after_s
+def _severity(denied: Denied) -> tuple[int, int]:
+    """Order refusals: what a request has to do most decides (docs/rules.md), then the time until it would fit."""
+    return 0 if denied.may_wait else _RANKS.get(denied.action, 0), denied.retry_after_s
 
 
 def _note(row: Row, asked: int, now_ms: int, judged: Judged, tier: int = 1) -> Note:
