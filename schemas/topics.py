@@ -62,7 +62,8 @@ QUOTA_STATE = Topic(
 )  # fmt: skip
 QUOTA_UPDATES = Topic(
     "quota.updates", True, False, 30 * MINUTE_MS, "none", "snapshots", "msgpack", "quota.Snapshot", "meter",
-    "ingress, enforcer", "Rows, replica weights and high-watermarks at a fence, a few milliseconds after they change.",
+    "ingress, enforcer",
+    "Rows with what each replica may have in them, at a fence, a few milliseconds after they change.",
 )  # fmt: skip
 POLICY = Topic(
     "policy", False, True, None, "version, ten digits; increase/id; freeze/scope", "policy versions", "json",

@@ -26,6 +26,11 @@ PAYLOADS: dict[str, list[type]] = {
 NESTED: tuple[type, ...] = (usage.UsageEvent, usage.Attribution)
 """Encoded within a record of `usage`, and so not reached by its schema."""
 
+PARTS: tuple[type, ...] = (
+    usage.Gauge, usage.Want, usage.Totals, quota.Weight, quota.Member, quota.RowState, quota.LedgerState,
+)  # fmt: skip
+"""Structs within others whose fields are described as well."""
+
 HEADERS = {
     topics.USAGE.name: codec.USAGE_HEADER,
     topics.QUOTA_UPDATES.name: codec.SNAPSHOT_HEADER,
@@ -37,7 +42,7 @@ def asyncapi() -> str:
     """Return the AsyncAPI 3.0 document of all topics as YAML."""
     kinds = [kind for group in PAYLOADS.values() for kind in group]
     _, components = msgspec.json.schema_components([*kinds, *NESTED], ref_template="#/components/schemas/{name}")
-    for kind in [*kinds, *NESTED, usage.Gauge, usage.Totals, quota.Member, quota.RowState, quota.LedgerState]:
+    for kind in [*kinds, *NESTED, *PARTS]:
         _describe(components[kind.__name__], kind)
     document: dict[str, Any] = {
         "asyncapi": "3.0.0",
@@ -144,7 +149,8 @@ def page() -> str:
         *(f"| `{name}` | `{header.hex(' ')}` |" for name, header in HEADERS.items()),
         "",
         "A change of layout is a new version: readers refuse what they do not know, and golden files in the tests keep",
-        "the bytes of each version.",
+        "the bytes of each version. Nothing is released yet: until then version 1 is what these pages say, and what an",
+        "earlier state of the code wrote is not read.",
         "",
     ]
     return "\n".join(lines)

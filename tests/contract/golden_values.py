@@ -35,7 +35,7 @@ from schemas.policy import PolicyRecord
 from schemas.quota import LedgerState, Member, RowState, Snapshot, Weight
 from schemas.tokens import TokenUsage
 from schemas.topics import Topic
-from schemas.usage import Attribution, Batch, Evict, Gauge, Totals, UsageEvent
+from schemas.usage import Attribution, Batch, Evict, Gauge, Totals, UsageEvent, Want
 
 ID = bytes(range(16))
 OTHER_ID = bytes(range(16, 32))
@@ -87,7 +87,7 @@ GOLDENS: dict[str, Golden] = {
     "usage.batch.bin": Golden(
         Batch(
             instance="ingress-1", epoch=3, seq=17, ack=4_096, cut_ms=NOW_MS, policy_version=12, final=True,
-            gauges=[Gauge(ROW, 1_000)], wants=[Gauge(MONTH_ROW, 5)], told=TOTALS,
+            gauges=[Gauge(ROW, 1_000, 90_000)], wants=[Want(MONTH_ROW, 50, 5, 2**53 + 1)], told=TOTALS,
             events=[msgspec.Raw(encode_event(EVENT)), msgspec.Raw(encode_event(UNKNOWN))],
         ),
         topics.USAGE, encode_record, decode_record,
@@ -100,8 +100,9 @@ GOLDENS: dict[str, Golden] = {
     "quota.updates.bin": Golden(
         Snapshot(
             partition=1, publisher="meter-0.7f", number=9, fence=4_097, published_ms=NOW_MS, log_ms=NOW_MS - 11,
-            full=True, chunk=1, chunks=2, members=[Member("ingress-1", 3, 17, Weight(1, 2, 1))],
-            rows=[RowState(MONTH_ROW, 2**53 + 1, 70, 60)],
+            full=True, chunk=1, chunks=2,
+            members=[Member("ingress-1", 3, 17, Weight(1, 2, 1)), Member("ingress-2", 1, 5, Weight(1, 2, 0))],
+            rows=[RowState(MONTH_ROW, 2**53 + 1, 70, 2**53 + 99, [2**53 + 60, 30], [2**53 + 55, 10])],
             ledger=[
                 LedgerState("org=acme/day=2026-11-21", TOTALS, None),
                 LedgerState("instance=ingress-1/epoch=3", TOTALS, TOTALS),

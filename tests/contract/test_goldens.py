@@ -2,8 +2,9 @@
 
 A change of these bytes breaks every reader and every log that exists. It needs a new version in `schemas.codec`, new
 golden files beside the old ones, and an ADR; only fields with a default may come at the end, and what was written
-before them stays readable (`earlier`). `python -m tests.contract.test_goldens` writes files that are missing and
-never touches one that is there.
+before them stays readable (`earlier`). That holds from the first release on: before it, a change like that from
+shares of the headroom to rights (ADR 0009) replaces the file, and no log of before is read after it.
+`python -m tests.contract.test_goldens` writes files that are missing and never touches one that is there.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def test_changes_are_handed_out_once() -> None:
     """Only money rows and ledgers that changed since the last call."""
     view = QuotaView(1)
     entry = LedgerState("org=acme/day=2026-11-21", Totals(events=1), None)
-    view.merge(_snapshot(10, [row(3), RowState(MINUTE, 1, 0, 0)], ledger=[entry]), 1)
+    view.merge(_snapshot(10, [row(3), RowState(MINUTE, 1, 0)], ledger=[entry]), 1)
     rows, entries = view.take_changed()
     assert ([held.state for held in rows], entries) == ([row(3)], [entry])
     view.merge(_snapshot(20, [row(3)], ledger=[entry]), 2)
@@ -82,14 +82,14 @@ def test_a_retired_row_is_not_brought_back_by_an_older_snapshot() -> None:
 def test_minutes_are_forgotten_and_months_are_not() -> None:
     """Rows of minutes go a while after their end."""
     view = QuotaView(1)
-    view.merge(_snapshot(10, [row(1), RowState(MINUTE, 1, 0, 0)]), 1)
+    view.merge(_snapshot(10, [row(1), RowState(MINUTE, 1, 0)]), 1)
     view.housekeep(1795264260 + MINUTE_ROW_KEPT_S - 1)
     assert len(_rows(view)) == 2
     view.housekeep(1795264260 + MINUTE_ROW_KEPT_S)
     assert list(_rows(view)) == [row(1).row]
 
 
-@pytest.mark.parametrize("bad", [_snapshot(1, [RowState("nonsense", 0, 0, 0)]), _snapshot(1, [], partition=1)])
+@pytest.mark.parametrize("bad", [_snapshot(1, [RowState("nonsense", 0, 0)]), _snapshot(1, [], partition=1)])
 def test_a_snapshot_that_cannot_be_ours_is_refused(bad: Snapshot) -> None:
     """A row key that is none, or a partition that the deployment does not have."""
     with pytest.raises(InvalidEvent):

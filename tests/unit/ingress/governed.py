@@ -124,6 +124,13 @@ def snapshot_of(
     )
 
 
+def state_of(
+    key: str, total: int, *, limit: int = -1, rights: tuple[int, ...] = (), nets: tuple[int, ...] = ()
+) -> RowState:
+    """Return a row as a snapshot has it: without a limit nobody has a right; what is no member's is gone replicas'."""
+    return RowState(key, total, 0, limit, list(rights), list(nets))
+
+
 def install(registry: Registry, snapshot: Snapshot, now_ms: int = START_MS) -> None:
     """Install a snapshot that must be of use."""
     assert registry.install(snapshot, INSTANCE, EPOCH, now_ms).is_installed

@@ -206,7 +206,7 @@ def test_headers_show_the_tightest_limit_for_all_replicas() -> None:
     )
     assert b"remaining-tokens: 900\r\n" in plan.limits_header(START_MS + MINUTE_MS)
     assert b"remaining-tokens: 950\r\n" in plan.limits_header(START_MS + MINUTE_MS + 30_000)
-    gone = [RowState(f"team-minute/tokens/org=acme,team=search/minute@{MINUTE_S + 60}+60", 5_000, 0, 0)]
+    gone = [RowState(f"team-minute/tokens/org=acme,team=search/minute@{MINUTE_S + 60}+60", 5_000, 0)]
     install(registry, snapshot_of(gone, fence=2, number=2, full=False), START_MS + MINUTE_MS)
     assert b"remaining-tokens: 0\r\n" in plan.limits_header(START_MS + MINUTE_MS + 30_001)
 
