@@ -23,7 +23,7 @@ from rich.console import Console
 
 from tests.bound import account, history, show
 from tests.bound.deployment import ROOT, Deployment
-from tests.bound.scenario import CLIENTS, DIMENSIONS, FAULTS, PATTERNS, SIZES, Run, make_run, unsupported
+from tests.bound.scenario import CLIENTS, DIMENSIONS, FAULTS, PATTERNS, SHORT_FAULTS, SIZES, Run, make_run, unsupported
 from tests.bound.session import Job, choose, left_s
 
 REPORT = ROOT / ".reports" / "bound.json"
@@ -43,7 +43,7 @@ def jobs_of(runs: int, is_short: bool, only: str, skipped: set[str], seed: int) 
     ]
     kinds = [("even", "small")] if is_short else [*itertools.product(PATTERNS, SIZES)]
     for _ in range(runs if is_short else max(1, runs // 2)):
-        for (pattern, size), fault in itertools.product(kinds, FAULTS[: 4 if is_short else None]):
+        for (pattern, size), fault in itertools.product(kinds, SHORT_FAULTS if is_short else FAULTS):
             clients = CLIENTS // len(known)
             jobs.append(Job([make_run(next(numbers), each, pattern, size, fault, clients, seed) for each in known]))
     return [job for job in jobs if any(only in f"{run.fault}/{run.label}" for run in job.runs)]
@@ -84,7 +84,7 @@ def run_all(jobs: list[Job], skipped: dict[str, str], seed: int, is_strict: bool
     """Do all jobs on a deployment of their own, write the report, and return what must not be."""
     began = time.monotonic()
     runs: list[Run] = [run for job in jobs for run in job.runs]
-    with tempfile.TemporaryDirectory(prefix="tollway-bound-") as place:
+    with tempfile.TemporaryDirectory(prefix="tollway-bound-", ignore_cleanup_errors=True) as place:
         deployment = Deployment(Path(place))
         try:
             deployment.start(runs)

@@ -81,15 +81,16 @@ class ReplicaKilled(Fault):
         assert self.deployment.signal(role, signal.SIGKILL), f"{role} does not run"
 
 
-class BrokerFrozen(Fault):
-    """The broker stops working without closing anything, and goes on later."""
+class _Frozen(Fault):
+    """A process stops working without closing anything, and goes on later with what it knew before."""
 
+    _role = ""
     _is_frozen = False
 
     async def strike(self) -> None:
         """Freeze it."""
-        self._is_frozen = self.deployment.signal("broker", signal.SIGSTOP)
-        assert self._is_frozen, "the broker does not run"
+        self._is_frozen = self.deployment.signal(self._role, signal.SIGSTOP)
+        assert self._is_frozen, f"{self._role} does not run"
         self._thaw_at = asyncio.get_running_loop().time() + FROZEN_S
 
     async def lift(self) -> None:
@@ -101,8 +102,29 @@ class BrokerFrozen(Fault):
     async def close(self) -> None:
         """Let it go on."""
         if self._is_frozen:
-            self.deployment.signal("broker", signal.SIGCONT)
+            self.deployment.signal(self._role, signal.SIGCONT)
             self._is_frozen = False
+
+
+class BrokerFrozen(_Frozen):
+    """The broker freezes."""
+
+    _role = "broker"
+
+
+class MeterFrozen(_Frozen):
+    """The meter freezes."""
+
+    _role = "meter"
+
+
+class ReplicaFrozen(_Frozen):
+    """One replica freezes, perhaps with requests in flight."""
+
+    async def strike(self) -> None:
+        """Freeze one, by chance."""
+        self._role = f"ingress-{self.rng.randrange(REPLICAS) + 1}"
+        await super().strike()
 
 
 class _BrokerEnded(Fault):
@@ -136,5 +158,6 @@ class BrokerKilled(_BrokerEnded):
 
 FAULTS: dict[str, type[Fault]] = {
     "meter-killed": MeterKilled, "replica-killed": ReplicaKilled, "broker-frozen": BrokerFrozen,
-    "broker-stopped": BrokerStopped, "broker-killed": BrokerKilled,
+    "broker-stopped": BrokerStopped, "broker-killed": BrokerKilled, "meter-frozen": MeterFrozen,
+    "replica-frozen": ReplicaFrozen,
 }  # fmt: skip

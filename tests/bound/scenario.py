@@ -32,7 +32,8 @@ PATTERNS = ("even", "one")
 """Arrivals: even over the replicas, or all at one of them."""
 SIZES = ("small", "large")
 """A request is at most 1 % of the limit, or more than 2 %."""
-FAULTS = ("meter-killed", "replica-killed", "broker-frozen", "broker-stopped", "broker-killed")
+SHORT_FAULTS = ("meter-killed", "replica-killed", "broker-frozen", "broker-stopped")
+FAULTS = (*SHORT_FAULTS, "broker-killed", "meter-frozen", "replica-frozen")
 HEALTHY = "none"
 
 _SPANS = {"small": (0.005, 0.0085), "large": (0.021, 0.04)}
