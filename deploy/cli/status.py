@@ -47,6 +47,7 @@ def gather(deployment: Deployment) -> dict[str, Any]:
     stored = ask(history, "/v1/status")
     replicas = {role: ask(api, "/tollway/v1/status") for role, api in deployment.ingress().items()}
     budgets = ask(enforcer, "/v1/budgets")
+    limits = ask(enforcer, "/v1/limits")
     ready = {role: _is_ready(url) for role, url in deployment.run.get("urls", {}).items() if role != "provider"}
     problems += [f"{role} is not ready" for role, is_ready in ready.items() if not is_ready]
     dead_letters = _dead_letters(deployment, problems)
@@ -59,12 +60,21 @@ def gather(deployment: Deployment) -> dict[str, Any]:
         "ready": ready,
         "urls": deployment.run.get("urls", {}),
         "partitions": _part(control, "partitions"),
-        "propagation_ms": _part(control, "propagation_ms"),
+        "propagation_ms": {
+            "published_p99": published.numbers()["propagation_p99_ms"],
+            **{role: _part(status, "propagation_ms") for role, status in replicas.items()},
+            "enforcer": _part(control, "propagation_ms"),
+        },
+        "metering": _part(control, "metering"),
         "lag": {"history": _part(stored, "lag")},
         "staleness": {role: _part(status, "partitions", "staleness") for role, status in replicas.items()},
         "budgets": [
             {"rule": budget["budget"], **budget, "overshoot_bound_nanos": overshoot_bound(budget, replicas.values())}
             for budget in _list(budgets, "budgets")
+        ],
+        "limits": [
+            {**limit, "overshoot_bound": overshoot_of_rule(limit, replicas.values())}
+            for limit in _list(limits, "limits")
         ],
         "wal": {role: _part(status, "wal") for role, status in replicas.items()},
         "dead_letters": dead_letters,
@@ -86,6 +96,20 @@ def overshoot_bound(budget: Mapping[str, Any], replicas: Iterable[Any]) -> int |
             key = parse_row_key(text)
             if (key.rule, scope_text(key.scope)) == (budget["budget"], budget["scope"]):
                 total += nanos if key.window.start == budget["window"]["start_s"] else 0
+    return total
+
+
+def overshoot_of_rule(limit: Mapping[str, Any], replicas: Iterable[Any]) -> int | None:
+    """Return what all replicas' requests in flight may use beyond a limit, over its scopes; None if one did not say."""
+    total = 0
+    for replica in replicas:
+        misses = _part(replica, "overshoot_bounds")
+        if misses is None:
+            return None
+        for text, amount in misses.items():
+            key = parse_row_key(text)
+            if (key.rule, key.measure, key.window.period) == (limit["rule"], limit["measure"], limit["period"]):
+                total += amount
     return total
 
 
@@ -156,6 +180,8 @@ def as_text(found: Mapping[str, Any]) -> str:
         output.pairs({"state": found["state"], **{f"{name} version": version for name, version in versions.items()}}),
         _processes(found),
         _budgets(found["budgets"]),
+        _limits(found["limits"]),
+        _propagation(found),
         _partitions(found["partitions"] or []),
         _replicas(found),
         output.pairs({"dead letters": found["dead_letters"], "history lag": found["lag"]["history"]}),
@@ -182,6 +208,7 @@ def _budgets(budgets: Sequence[Mapping[str, Any]]) -> str:
             *(format_usd(budget[name]) for name in ("amount", "settled", "inflight", "remaining")),
             f"{budget['used_percent'] or 0}%",
             "-" if budget["overshoot_bound_nanos"] is None else format_usd(budget["overshoot_bound_nanos"]),
+            budget.get("staleness_ms"),
             budget["window"]["end"],
             ", ".join(f"{percent}%" for percent in budget["thresholds_crossed_percent"]) or "-",
         )
@@ -189,8 +216,39 @@ def _budgets(budgets: Sequence[Mapping[str, Any]]) -> str:
     ]
     if not rows:
         return ""
-    columns = ("budget", "scope", "amount", "settled", "in flight", "remaining", "used", "bound", "until", "crossed")
+    columns = ("budget", "scope", "amount", "settled", "in flight", "remaining", "used", "bound", "stale ms", "until",
+               "crossed")  # fmt: skip
     return f"{output.table(columns, rows)}\novershoot bound: {budgets[0]['overshoot_bound']}"
+
+
+def _limits(limits: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (limit["rule"], f"{limit['measure']} a {limit['period']}", limit["limit"], limit["scopes"],
+         "-" if limit["used_percent"] is None else f"{limit['used_percent']}%", limit["nearest"],
+         limit["overshoot_bound"])
+        for limit in limits
+    ]  # fmt: skip
+    columns = ("limit", "of", "amount", "scopes in use", "fullest", "that is", "bound")
+    return output.table(columns, rows) if rows else ""
+
+
+def _propagation(found: Mapping[str, Any]) -> str:
+    """Return how long usage takes to be known everywhere, as measured, and whether metering is at work."""
+    rows = [
+        (role, *(told.get(name) for name in ("p50", "p99", "samples", "heartbeat_p99", "under_way_ms")))
+        for role, told in found["propagation_ms"].items()
+        if isinstance(told, dict)
+    ]
+    metering = found["metering"]
+    lines = (
+        [output.table(("propagation ms", "p50", "p99", "samples", "heartbeat p99", "under way"), rows)] if rows else []
+    )
+    if metering:
+        state = (
+            metering["state"] if metering["state"] == "ok" else f"{metering['state'].upper()} since {metering['since']}"
+        )
+        lines.append(f"metering: {state}; published propagation: {found['propagation_ms']['published_p99']} ms (p99)")
+    return "\n".join(lines)
 
 
 def _partitions(partitions: Sequence[Mapping[str, Any]]) -> str:
