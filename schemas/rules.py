@@ -299,7 +299,7 @@ class Budget(Rule):
     """Reserve the most that a request can cost, so that nothing can go beyond the budget."""
     final_unit: FinalUnit = "finish"
     """What happens to an answer that streams when the budget has no more for it: it may `finish`, is ended
-    (`terminate`), or ended with the next request going to a cheaper model (`downgrade`)."""
+    (`terminate`), or finishes and the requests that follow go to a cheaper model (`downgrade`)."""
 
     def problems(self) -> list[tuple[str, Any, str]]:
         """Return (field, value, remedy) of what does not fit together."""

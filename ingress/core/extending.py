@@ -2,8 +2,8 @@
 
 Four fifths into what is held, a chunk more is reserved. Where there is no room here, but replicas have some together,
 the meter is told what is wanted, and the stream asks again a few hundred tokens later: by then room may have come. When
-all that is held is used and not even the tokens that have come already can be held, the rule's final unit counts: the
-answer ends (`terminate`), or goes on beyond the limit (`finish`, `downgrade`), as far as the overshoot bound states.
+all that is held is used, rules let the answer go on (`finish`, `downgrade`) and have it booked beyond their limit, as
+far as the overshoot bound states; those that end answers (`terminate`) are held to the last token, and end this one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ingress.core.streaming import Outflow
 from ingress.core.verdicts import Denied
 
 ASK_AGAIN_TOKENS = CHUNK_TOKENS // 16
-ASK_BEYOND_TOKENS = CHUNK_TOKENS // 4
+BEYOND_TOKENS = CHUNK_TOKENS // 4
 
 
 def keep_ahead(flow: Outflow, hold: Hold, plan: Plan, now_ms: int) -> Denied | None:
@@ -28,15 +28,9 @@ def keep_ahead(flow: Outflow, hold: Hold, plan: Plan, now_ms: int) -> Denied | N
     if flow.output <= flow.covered:
         flow.put_off(ASK_AGAIN_TOKENS)
         return None
-    denied = _extend(flow, hold, 0, now_ms)
-    if denied is None or denied.final_unit == "terminate":
-        return denied
-    if denied.final_unit == "downgrade":
-        row = plan.find_row(denied.row)
-        if row is not None:
-            row.downgrades = True
-    flow.put_off(ASK_BEYOND_TOKENS)
-    return None
+    if _extend(flow, hold, BEYOND_TOKENS, now_ms, goes_beyond=True) is None:
+        return None
+    return _extend(flow, hold, 0, now_ms, goes_beyond=True)
 
 
 def end_claim(flow: Outflow) -> None:
@@ -55,10 +49,12 @@ def _claim(flow: Outflow, plan: Plan, denied: Denied) -> None:
         row.shard.waiting.claim(row, flow, denied.asked)
 
 
-def _extend(flow: Outflow, hold: Hold, chunk_tokens: int, now_ms: int) -> Denied | None:
+def _extend(
+    flow: Outflow, hold: Hold, chunk_tokens: int, now_ms: int, *, goes_beyond: bool = False
+) -> Denied | None:  # fmt: skip
     """Reserve `chunk_tokens` beyond what the stream has used."""
     tokens, nanos = flow.wanted(chunk_tokens)
-    denied = hold.extend(tokens, nanos, now_ms)
+    denied = hold.extend(tokens, nanos, now_ms, goes_beyond=goes_beyond)
     if denied is None:
         flow.extended(tokens, nanos)
     return denied

@@ -144,8 +144,12 @@ class Hold:
         self._touch()
         self._shard.waiting.stir()
 
-    def extend(self, tokens: int, nanos: int, now_ms: int) -> Denied | None:
-        """Reserve `tokens` and `nanos` more for the same request, in all rows or in none; return what is in the way."""
+    def extend(self, tokens: int, nanos: int, now_ms: int, *, goes_beyond: bool = False) -> Denied | None:
+        """Reserve `tokens` and `nanos` more for the same request, in all rows or in none; return what is in the way.
+
+        With `goes_beyond`, which is for what has been used already, only rows whose rule ends answers are; others are
+        booked beyond their limit, and note if the requests that follow shall go to a cheaper model.
+        """
         if self.is_settled:
             return None
         binding = self._binding
@@ -154,7 +158,11 @@ class Hold:
                 if row.room < asked and row.ceiling.mode == "enforce":
                     row.recompute(now_ms)
                     if row.room < asked:
-                        return _denied(row, asked, now_ms, Judged(action=row.ceiling.final_unit))
+                        final_unit = row.ceiling.final_unit
+                        if not goes_beyond or final_unit == "terminate":
+                            return _denied(row, asked, now_ms, Judged(action=final_unit))
+                        if final_unit == "downgrade":
+                            row.downgrades = True
         for row in binding.tokens:
             row.room -= tokens
         for row in binding.costs:
@@ -175,7 +183,7 @@ class Plan:
     """What is resolved once a (key, model, operation) and policy version."""
 
     __slots__ = (
-        "_binding", "_registry", "_shard", "_specs", "attribution", "caps", "downgrade", "is_strict", "key",
+        "_binding", "_registry", "_shard", "_specs", "attribution", "caps", "cuts_off", "downgrade", "is_strict", "key",
         "max_output_tokens", "model", "model_requested", "partition", "price", "protocol", "provider",
         "provider_config", "reserve_price", "target", "tier",
     )  # fmt: skip
@@ -224,6 +232,8 @@ class Plan:
         """0 critical, 1 normal, 2 experimental."""
         self.is_strict = any(spec.ceiling.strict for spec in specs)
         """Whether a rule wants the worst case reserved."""
+        self.cuts_off = all(spec.ceiling.final_unit == "terminate" for spec in specs if spec.ceiling.measure == "cost")
+        """Whether every budget ends an answer that streams when it has nothing left for it."""
         self._registry = registry
         self._shard = registry.shards[partition]
         self._specs = specs

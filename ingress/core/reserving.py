@@ -3,7 +3,7 @@
 | the request | holds of output | what it may use beyond that |
 |---|---|---|
 | at most 4,096 tokens asked for | all of it | nothing |
-| more asked for, streamed | 4,096, and more while it streams | nothing, if the stream is extended or cut off |
+| more asked for, streamed | 4,096, and more while it streams | the rest; no money, if budgets cut streams off |
 | more asked for, not streamed | 4,096, or 5/4 of what 95 % of answers stay within, if that is more | the rest |
 | no maximum, streamed | 5/4 of what 95 % stay within, 1,024 if unknown; more while it streams | as above |
 | no maximum, not streamed | 5/4 of what 95 % stay within; 1,024 if unknown | the rest of the model's maximum |
@@ -35,6 +35,8 @@ class Reserved(Protocol):
     reserve_price: Price
     is_strict: bool
     """Whether a rule wants the worst case reserved."""
+    cuts_off: bool
+    """Whether every budget ends an answer that streams when it has nothing left for it."""
 
 
 class Shortage(Protocol):
@@ -57,8 +59,8 @@ class Reservation:
     """What one request holds, and what it is made of."""
 
     __slots__ = (
-        "_can_shrink", "_price", "_writes_cache", "input_tokens", "miss_nanos", "miss_tokens", "most_tokens", "nanos",
-        "output_tokens", "profile", "prompt_bytes", "tokens",
+        "_can_shrink", "_is_cut_off", "_price", "_writes_cache", "input_tokens", "miss_nanos", "miss_tokens",
+        "most_tokens", "nanos", "output_tokens", "profile", "prompt_bytes", "tokens",
     )  # fmt: skip
 
     def __init__(self, ask: Ask, plan: Reserved, body: bytes, profile: Profile, has_output: bool) -> None:
@@ -75,6 +77,7 @@ class Reservation:
         self.profile = profile
         self._price = price
         self._writes_cache = b'"cache_control"' in body
+        self._is_cut_off = ask.stream and plan.cuts_off
         self._can_shrink = has_output and ask.output_tokens is None and not strict
         found = reserved_input(body, SCALE if strict else profile.model.prompt.bound)
         self.input_tokens, missed, self.prompt_bytes = found
@@ -86,7 +89,7 @@ class Reservation:
         rest = self.most_tokens - self.output_tokens
         self.tokens = self.input_tokens + self.output_tokens
         self.miss_tokens = missed + rest
-        self.miss_nanos = missed_nanos(price, missed, rest) if missed or rest else 0
+        self.miss_nanos = missed_nanos(price, missed, 0 if self._is_cut_off else rest) if missed or rest else 0
         if strict:
             self.nanos = most_nanos(price, self.input_tokens, self.output_tokens, b'"audio"' in body)
         else:
@@ -106,7 +109,7 @@ class Reservation:
         self.tokens -= rest
         self.nanos = reserved_nanos(self._price, self.input_tokens, fits, self._writes_cache)
         self.miss_tokens += rest
-        self.miss_nanos += missed_nanos(self._price, 0, rest)
+        self.miss_nanos += 0 if self._is_cut_off else missed_nanos(self._price, 0, rest)
         return True
 
 

@@ -86,7 +86,8 @@ class Ceiling:
     @property
     def is_plain(self) -> bool:
         """Whether there is nothing to look at but room."""
-        return self.mode == "enforce" and self.rungs == BLOCK and not (self.grace_percent or any(self.withheld))
+        is_plain = self.mode == "enforce" and self.rungs == BLOCK and self.final_unit != "downgrade"
+        return is_plain and not (self.grace_percent or any(self.withheld))
 
 
 class Known(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -52,6 +51,8 @@ class FakeHold:
         self.room = room
         """Tokens that may still be added."""
         self.refusal = refusal
+        self.is_beyond = False
+        """Whether it took more than there was."""
         self.asked: list[tuple[int, int]] = []
         """Every extension that was asked for."""
         self.rows = encode_rows(["r/tokens/org=acme/minute@0+60"])
@@ -61,11 +62,12 @@ class FakeHold:
     def settle(self, requests: int, tokens: int, nanos: int) -> None:
         self.settled.append((requests, tokens, nanos))
 
-    def extend(self, tokens: int, nanos: int, now_ms: int) -> Denied | None:
+    def extend(self, tokens: int, nanos: int, now_ms: int, *, goes_beyond: bool = False) -> Denied | None:
         assert not self.settled
         self.asked.append((tokens, nanos))
-        if tokens > self.room:
+        if tokens > self.room and not (goes_beyond and self.refusal.final_unit != "terminate"):
             return self.refusal
+        self.is_beyond = self.is_beyond or tokens > self.room
         self.room -= tokens
         self.held = (self.held[0] + tokens, self.held[1] + nanos)
         return None
@@ -92,12 +94,11 @@ class FakePlan:
         self.passed: list[frozenset[str]] = []
         """What each admission said that it had gone through."""
         self.holds: list[FakeHold] = []
-        self.is_strict = False
+        self.is_strict = self.cuts_off = False
         self.room = 0
         """What extensions may take."""
         self.refusal = SHORT
         """What they are refused with."""
-        self.row = SimpleNamespace(downgrades=False)
         self.limits = LIMITS
         self.problem = ""
 
@@ -118,8 +119,8 @@ class FakePlan:
     def limits_header(self, now_ms: int) -> bytes:
         return self.limits
 
-    def find_row(self, key: str) -> SimpleNamespace | None:
-        return self.row if key == SHORT.row else None
+    def find_row(self, key: str) -> None:
+        return None
 
 
 class FakeResolver:

@@ -179,9 +179,9 @@ def test_last_bit_of_a_budget_is_used_before_the_cut() -> None:
     assert stage.terminal.usage.total <= hold.held[0]
 
 
-@pytest.mark.parametrize(("final_unit", "marked"), [("finish", False), ("downgrade", True)])
-def test_other_final_units_let_the_answer_go_on(final_unit: str, marked: bool) -> None:
-    """It is delivered and charged in full; `downgrade` marks the row for the requests to come."""
+@pytest.mark.parametrize("final_unit", ["finish", "downgrade"])
+def test_other_final_units_let_the_answer_go_on(final_unit: str) -> None:
+    """It is delivered, booked beyond the limit while it streams, and charged in full."""
     blocks = [openai({"content": WORDS})] * 40
     usage = {"prompt_tokens": 9, "completion_tokens": 8_000, "total_tokens": 8_009}
     last = b"data: " + msgspec.json.encode({"model": "m", "choices": [], "usage": usage}) + b"\n\n"
@@ -190,9 +190,10 @@ def test_other_final_units_let_the_answer_go_on(final_unit: str, marked: bool) -
     assert told(stage) == b"".join(blocks) + b"data: [DONE]\n\n"
     event = stage.terminal
     assert (event.status, event.error, event.usage) == ("settled", "", TokenUsage(9, 8_000))
-    assert stage.plan.row.downgrades is marked
     assert stage.decisions == []
     (hold,) = stage.plan.holds
+    assert hold.is_beyond
+    assert 8_000 <= hold.held[0] <= 8_000 + CHUNK_TOKENS
     assert 5 <= len(hold.asked) <= 20, "it asks now and then, not with each block"
 
 

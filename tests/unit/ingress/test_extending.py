@@ -7,7 +7,7 @@ import pytest
 
 from ingress.core.admission import Registry
 from ingress.core.ask import Ask
-from ingress.core.extending import ASK_AGAIN_TOKENS, end_claim, keep_ahead
+from ingress.core.extending import ASK_AGAIN_TOKENS, BEYOND_TOKENS, end_claim, keep_ahead
 from ingress.core.learned import Learned
 from ingress.core.plan import Hold, Plan
 from ingress.core.providers.openai import OpenAIStream
@@ -29,9 +29,11 @@ ASK = Ask("small", True, 64_000)
 BODY = b"x" * 100
 
 
-def _begin(final_unit: str = "terminate", weight: Weight = WHOLE) -> tuple[Registry, Plan, Hold, Outflow]:
+def _begin(
+    final_unit: str = "terminate", weight: Weight = WHOLE, tpm: int = 10**6
+) -> tuple[Registry, Plan, Hold, Outflow]:
     registry = member_of(Registry(1), weight)
-    document = POLICY.replace("FINAL", final_unit).replace("STRICT", "false")
+    document = POLICY.replace("FINAL", final_unit).replace("STRICT", "false").replace("1000000", str(tpm))
     plan = plan_of(resolver_of(document, registry=registry))
     reserved = Reservation(ASK, plan, BODY, Learned().of("k1", "small"), True)
     hold = held(plan.admit(START_MS, reserved.tokens, reserved.nanos, reserved.miss_tokens, reserved.miss_nanos))
@@ -119,13 +121,44 @@ def test_two_streams_want_together() -> None:
 
 
 @pytest.mark.parametrize("final_unit", ["finish", "downgrade"])
-def test_stream_that_may_go_on_does(final_unit: str) -> None:
-    """Nothing ends it; the row of a rule that says `downgrade` sends what comes next to the cheaper model."""
+def test_stream_that_may_go_on_is_booked_beyond(final_unit: str) -> None:
+    """Nothing ends it, what it uses counts at once, and the requests that follow are refused or go elsewhere."""
     _, plan, hold, flow = _begin(final_unit)
     _say(flow, 30_000)
     assert keep_ahead(flow, hold, plan, START_MS) is None
-    assert plan._binding.costs[0].downgrades is (final_unit == "downgrade")
+    row = plan._binding.costs[0]
+    assert hold.nanos == 50 + 2 * (30_000 + BEYOND_TOKENS)
+    assert row.room == 20_000 - hold.nanos
     assert flow.ask_at > flow.output
+    next_one = denied(plan.admit(START_MS, 10, 10))
+    assert next_one.action == ("downgrade" if final_unit == "downgrade" else "block")
+
+
+def test_limit_that_lets_finish_does_not_hide_a_budget_that_ends() -> None:
+    """With the tokens of the minute used up the answer goes on, but no further than its money."""
+    _, plan, hold, flow = _begin("terminate", tpm=5_000)
+    _say(flow, 6_000)
+    assert keep_ahead(flow, hold, plan, START_MS) is None
+    assert plan._binding.tokens[0].room < 0
+    assert hold.nanos <= 20_000
+    _say(flow, 3_900)
+    assert keep_ahead(flow, hold, plan, START_MS) is None
+    _say(flow, 100)
+    ended = keep_ahead(flow, hold, plan, START_MS)
+    assert ended is not None
+    assert ended.rule == "org-day"
+    assert hold.nanos <= 20_000
+
+
+@pytest.mark.parametrize(("final_unit", "cuts_off"), [("terminate", True), ("finish", False)])
+def test_plan_knows_whether_its_budgets_cut_off(final_unit: str, cuts_off: bool) -> None:
+    """Limits of tokens are no budgets: they let streams finish."""
+    _, plan, hold, _ = _begin(final_unit)
+    assert plan.cuts_off is cuts_off
+    assert (plan._binding.costs[0].may_miss > 10_000) is not cuts_off
+    assert plan._binding.tokens[0].may_miss > 50_000
+    hold.settle(0, 0, 0)
+    assert plan._binding.costs[0].may_miss == plan._binding.tokens[0].may_miss == 0
 
 
 def test_strict_budget_refuses_what_may_not_fit() -> None:

@@ -25,9 +25,9 @@ def _profile(output_tokens: int = 0) -> Profile:
     return profile
 
 
-def _reserve(ask: Ask, seen: int = 0, *, strict: bool = False, body: bytes = BODY, most: int = 16_384) -> Reservation:
-    plan: Any = SimpleNamespace(max_output_tokens=most, reserve_price=PRICE, is_strict=strict)
-    return Reservation(ask, plan, body, _profile(seen), True)
+def _reserve(ask: Ask, seen: int = 0, *, strict: bool = False, cuts_off: bool = False) -> Reservation:
+    plan: Any = SimpleNamespace(max_output_tokens=16_384, reserve_price=PRICE, is_strict=strict, cuts_off=cuts_off)
+    return Reservation(ask, plan, BODY, _profile(seen), True)
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,18 @@ def test_strict_holds_the_hard_maximum(ask: Ask) -> None:
     assert found.nanos == -(-(100 * 300_000 + most * 700_000) // 10**6)
 
 
+@pytest.mark.parametrize(("ask", "missed"), [(Ask("m", True, 64_000), 50), (Ask("m", False, 64_000), 59_954)])
+def test_budgets_that_cut_streams_off_miss_no_output(ask: Ask, missed: int) -> None:
+    """What such a budget may be exceeded by is the input that was estimated, and answers that do not stream."""
+    found = _reserve(ask, cuts_off=True)
+    assert found.miss_tokens == 50 + 64_000 - CHUNK_TOKENS
+    assert found.miss_nanos == -(-(50 * 150_000 + (missed - 50) * 600_000) // 10**6)
+
+
 def test_coding_agent_does_not_empty_a_small_key() -> None:
     """A hundred agents at once, each asking for 64,000 tokens, fit into 25 USD at 15 USD a million."""
     dear = Price("test", "1", (Rates(0, 3 * 10**9, 0, 0, 0, 15 * 10**9, 15 * 10**9, 0, 0),))
-    plan: Any = SimpleNamespace(max_output_tokens=64_000, reserve_price=dear, is_strict=False)
+    plan: Any = SimpleNamespace(max_output_tokens=64_000, reserve_price=dear, is_strict=False, cuts_off=False)
     held = Reservation(Ask("m", True, 64_000), plan, b"x" * 40_000, _profile(), True).nanos
     assert 100 * held < 25 * 10**9
 
@@ -83,7 +91,7 @@ def test_input_is_held_by_what_was_learned() -> None:
     profile = Learned().of("k", "m")
     for _ in range(LEARN_AFTER):
         profile.note(TokenUsage(300, 10), 310, 1, 1_000, 0)
-    plan: Any = SimpleNamespace(max_output_tokens=10, reserve_price=PRICE, is_strict=False)
+    plan: Any = SimpleNamespace(max_output_tokens=10, reserve_price=PRICE, is_strict=False, cuts_off=False)
     found = Reservation(Ask("m"), plan, b"x" * 1_000, profile, True)
     assert 300 < found.input_tokens <= 339
     assert found.miss_tokens == 1_000 - found.input_tokens
@@ -125,6 +133,6 @@ def test_what_was_asked_for_does_not_shrink(ask: Ask, strict: bool, measure: str
 
 def test_embeddings_hold_no_output() -> None:
     """An operation without output holds its input alone."""
-    plan: Any = SimpleNamespace(max_output_tokens=16_384, reserve_price=PRICE, is_strict=True)
+    plan: Any = SimpleNamespace(max_output_tokens=16_384, reserve_price=PRICE, is_strict=True, cuts_off=False)
     found = Reservation(Ask("m", output_tokens=0), plan, BODY, _profile(), False)
     assert (found.tokens, found.output_tokens, found.miss_tokens) == (100, 0, 0)

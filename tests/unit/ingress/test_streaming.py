@@ -43,7 +43,7 @@ def output_of(flow: Outflow) -> int:
 
 def flow_of(ask: Ask, reader: EventReader | None = None, profile: Profile | None = None) -> Outflow:
     """Return the outflow of a stream that was admitted with a body of 100 bytes: 50 tokens."""
-    plan: Any = SimpleNamespace(max_output_tokens=16_384, reserve_price=PRICE, is_strict=False)
+    plan: Any = SimpleNamespace(max_output_tokens=16_384, reserve_price=PRICE, is_strict=False, cuts_off=False)
     reserved = Reservation(ask, plan, BODY, profile or Learned().of("k", "m"), True)
     return Outflow(ask, reserved, PRICE, reader or OpenAIStream(False))
 
