@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from deploy.backtest.events import PastEvent
 from deploy.backtest.replica import Candidate, IdealReplica, counted_from_ms
 from deploy.backtest.tally import GROUPS, Tally
 from deploy.backtest.timeline import Timeline
+from deploy.cli.__main__ import main
 from deploy.cli.backtest import NAMES
 from enforcer.core.pricing import resolve
 from schemas.keys import VirtualKey
@@ -266,3 +268,37 @@ def test_nothing_to_replay_is_said() -> None:
 def test_the_help_names_what_a_report_may_group_by() -> None:
     """The names in the help are those of the code."""
     assert NAMES.split(", ") == list(GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "limits.0.rpm: -1"),
+        (["--since", "soon"], "'soon' is no moment; write a span such as"),
+        (["--until", "2020-01-01"], "is not before --until (2020-01-01)"),
+        (["--by", "colour"], "'colour' is nothing to group by; use some of org"),
+        (["--by", "team,rule"], "'rule' is nothing to group by"),
+    ],
+)
+def test_bad_input_exits_with_2_and_a_remedy(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A broken document, a wrong time and a wrong grouping are told before anything is asked of a deployment."""
+    file = tmp_path / "broken.yaml"
+    file.write_text(POLICY.replace("LIMITS", "[{name: a, rpm: -1}]").replace("BUDGETS", "[]"))
+    given = ["--since", "1h", "--api", "http://127.0.0.1:9", "--history", "http://127.0.0.1:9", "--token", "t"]
+    with pytest.raises(SystemExit) as exited:
+        main(["policy", "backtest", str(file), *given, *arguments])
+    assert exited.value.code == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_history_that_does_not_answer_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody at the address: exit code 1, and the address."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(POLICY.replace("LIMITS", "[]").replace("BUDGETS", "[]"))
+    with pytest.raises(SystemExit) as exited:
+        main(["policy", "backtest", str(file), "--since", "1h", "--api", "http://127.0.0.1:9", "--token", "t",
+              "--history", "http://127.0.0.1:9"])  # fmt: skip
+    assert exited.value.code == 1
+    assert "http://127.0.0.1:9 does not answer" in capsys.readouterr().err
