@@ -20,6 +20,9 @@ PROPAGATION_P99_MS = 150
 """Usage on one replica changes the room on every other within this time, 99 times of 100."""
 REVOCATION_MS = 1_000
 """A revoked key is refused on every replica within this time."""
+OVERRIDES_MS = 1_000
+"""A changed limit, a temporary increase and its end, a freeze and its release are in force on every replica within this
+time."""
 DRAIN_S = 30
 """A stopping ingress lets running requests go on for this long."""
 MAX_EVENTS_PER_RECORD = 256

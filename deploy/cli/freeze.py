@@ -24,8 +24,8 @@ COLUMNS = ("scope", "since", "by", "reason")
 def command(deployment: Deployment, scope: str, reason: str | None, as_json: bool) -> None:
     """Refuse all requests of SCOPE on every replica: attributes and values, such as org=acme,team=search.
 
-    Requests that were admitted before go on to their end. `tollway freeze list` shows what is frozen;
-    `tollway release SCOPE` ends it.
+    In force within the published time (`tollway --help`). Requests that were admitted before go on to their end.
+    `tollway freeze list` shows what is frozen; `tollway release SCOPE` ends it.
     """
     from deploy.supervisor.bootstrap import actor
 

@@ -10,6 +10,7 @@ def numbers() -> dict[str, str | int]:
     return {
         "propagation_p99_ms": published.PROPAGATION_P99_MS,
         "revocation_ms": published.REVOCATION_MS,
+        "overrides_ms": published.OVERRIDES_MS,
         "overshoot_bound": published.OVERSHOOT_BOUND,
         "heartbeat_ms": published.HEARTBEAT_MS,
         "lease_ms": published.LEASE_MS,
@@ -24,6 +25,7 @@ def lines() -> list[str]:
     return [
         f"propagation: use on one replica changes the room on all within {published.PROPAGATION_P99_MS} ms (p99)",
         f"revocation: a revoked key is refused on every replica within {published.REVOCATION_MS} ms",
+        f"changes: a limit, an increase or a freeze is in force on every replica within {published.OVERRIDES_MS} ms",
         f"overshoot bound: {published.OVERSHOOT_BOUND}",
         f"deadlines: a silent replica loses its share after {published.LEASE_MS // 1000} s and stops admitting by "
         f"itself after {published.SELF_FENCE_MS // 1000} s without the broker",

@@ -64,7 +64,7 @@ class Budgets:
         budget = self.by_name.get(key.rule)
         if budget is None or key.measure != Measure.COST:
             return None
-        names = ("org", *(name for name in budget.per if name != "org"))
+        names = ("org", *budget.scope_names)
         if tuple(name for name, _ in key.scope) != names:
             return None
         if _window(budget, key.window.start) != key.window:
