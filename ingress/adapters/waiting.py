@@ -93,7 +93,7 @@ class Waiting:
                 return
             self._timer.cancel()
         self._timer_ms = at_ms
-        delay_s = max(0, at_ms - self._now_ms()) / 1000
+        delay_s = max(1, at_ms - self._now_ms()) / 1000
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._due)
 
     def _stop_timer(self) -> None:

@@ -127,14 +127,16 @@ class WaitingRoom:
         self.stirred = False
         served: list[tuple[Ticket, Hold | Denied]] = []
         for row in list(self._lines):
+            is_stuck = False
             for ticket in list(self._lines.get(row, ())):
+                if is_stuck and now_ms < ticket.until_ms:
+                    continue  # who came later does not pass
                 outcome = ticket.plan.admit(
                     now_ms, ticket.tokens, ticket.nanos, ticket.miss_tokens, ticket.miss_nanos, passed=ticket.passed
                 )
                 if isinstance(outcome, Denied) and outcome.may_wait and now_ms < ticket.until_ms:
-                    if self._moves(ticket, outcome):
-                        continue
-                    break  # who came later does not pass
+                    is_stuck = not self._moves(ticket, outcome)
+                    continue
                 self._leave(ticket)
                 served.append((ticket, outcome))
         return served

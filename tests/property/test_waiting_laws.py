@@ -159,6 +159,7 @@ class World:
             desk = self.waiting.pop(ticket)
             desk.ticket = None
             desk.exchange.served(outcome, self.now_ms)
+        assert (self.registry.waiting.next_deadline_ms or self.now_ms + 1) > self.now_ms
 
     def _timers(self) -> None:
         for desk in self.desks:
