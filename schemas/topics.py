@@ -80,8 +80,9 @@ BLOCKS = Topic(
     "ingress, subscribers", "Scopes that may not go on; a tombstone lifts the entry.",
 )  # fmt: skip
 ALERTS = Topic(
-    "alerts", False, False, 30 * DAY_MS, "budget/scope/window", "CloudEvents 1.0", "json", "alerts.Alert", "enforcer",
-    "subscribers", "Thresholds crossed, once a window, with ids to dedupe on.",
+    "alerts", False, False, 30 * DAY_MS, "budget/scope/window, or metering", "CloudEvents 1.0", "json", "alerts.Alert",
+    "enforcer", "subscribers",
+    "Thresholds crossed, once a window; metering silent, behind or well again; with ids to dedupe on.",
 )  # fmt: skip
 ALERTS_SENT = Topic(
     "alerts.sent", False, True, None, "alert id", "markers", "json", "int (unix ms)", "enforcer", "enforcer",
@@ -90,7 +91,7 @@ ALERTS_SENT = Topic(
 DECISIONS = Topic(
     "decisions", True, False, 7 * DAY_MS, "none; explicit partition by organisation", "decision records", "msgpack",
     "list[decisions.Decision]", "ingress", "history, enforcer",
-    "Every refusal with row, counter, limit, weight, policy and price version, fence.",
+    "Every refusal and every other rung: row, counter, limit, right, policy and price version, fence, cost avoided.",
 )  # fmt: skip
 AUDIT = Topic(
     "audit", False, False, None, "number", "control-plane changes", "json", "audit.AuditEntry", "enforcer",
