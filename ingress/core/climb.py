@@ -206,7 +206,7 @@ class Climb:
         if self.position:
             return f"It waited {self.waited_ms:,} ms in the queue, which it entered at place {self.position}."
         if QUEUE in self._entered:
-            return "The queue of this rule is full."
+            return "There was no free place in the queue of this rule."
         if self.waited_ms:
             return f"It waited {self.waited_ms:,} ms for room."
         return ""

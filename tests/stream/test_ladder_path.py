@@ -73,7 +73,7 @@ async def test_full_queue_refuses_and_more_important_requests_come_first() -> No
         await _until(lambda: len(lab.waiters) == 2)
         refused = await _post(http, chat())
         assert refused.status_code == 429
-        assert "queue of this rule is full" in refused.json()["error"]["message"]
+        assert "no free place in the queue" in refused.json()["error"]["message"]
         await critical
         assert not normal.done()
         assert [task.result().status_code for task in (first, critical)] == [200, 200]

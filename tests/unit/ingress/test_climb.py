@@ -93,7 +93,7 @@ def test_full_line_refuses_at_once() -> None:
     stage.ask({"model": "gpt-x", "messages": []})
     assert stage.names == ["terminal"]
     headers = _lines(stage)
-    assert "The queue of this rule is full." in stage.told[2]["error"]["message"]
+    assert "no free place in the queue" in stage.told[2]["error"]["message"]
     assert "x-tollway-waited-ms" not in headers
     assert stage.context.stats.waiting == 0
 
