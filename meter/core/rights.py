@@ -113,18 +113,39 @@ def change_limit(row: Row, limit: int, fence: int) -> None:
             _lower(holding, max(holding.most, holding.right), holding.right * limit // before, fence)
 
 
-def note_demand(row: Row, log_ms: int) -> None:
-    """Bring the demands of a row up to date with what its holders took, at `log_ms`."""
+def note_demand(row: Row, run: Run, log_ms: int) -> None:
+    """Bring the demands of a row up to date at `log_ms`; `run` is the one that may have taken something."""
     steps = (log_ms - row.decayed_ms) // HALVE_MS
     if steps > 0:
         row.decayed_ms = log_ms if steps > 64 else row.decayed_ms + steps * HALVE_MS
-    for holding in row.holdings.values():
-        if steps > 0 and holding.demand:
-            holding.demand >>= min(steps, 64)
-        net = holding.settled + holding.inflight
-        if net > holding.seen:
-            holding.demand += net - holding.seen
-        holding.seen = net
+        for holding in row.holdings.values():
+            if holding.demand:
+                holding.demand >>= min(steps, 64)
+    taker = row.holdings.get(run)
+    if taker is not None:
+        net = taker.settled + taker.inflight
+        if net > taker.seen:
+            taker.demand += net - taker.seen
+        taker.seen = net
+
+
+def has_plenty(row: Row, prev: Row | None, run: Run) -> bool:
+    """Tell whether `run` is far from being short in `row`, so that nothing has to move on its account."""
+    holding = row.holdings.get(run)
+    if holding is None or holding.want:
+        return False
+    spare = holding.right - holding.settled - holding.inflight
+    if prev is not None:
+        earlier = prev.holdings.get(run)
+        if earlier is not None:
+            spare -= earlier.settled + earlier.inflight
+    return spare >= 2 * holding.demand
+
+
+def is_freed(row: Row, run: Run, before: int, ack: int) -> bool:
+    """Tell whether something of `row` became free when `run` acknowledged `ack`, after `before`."""
+    holding = row.holdings.get(run)
+    return holding is not None and holding.most > holding.right and before < holding.since <= ack
 
 
 def carried(row: Row, amount: int, log_ms: int) -> int:

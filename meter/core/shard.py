@@ -13,7 +13,7 @@ from __future__ import annotations
 from meter.core.faults import Fault, FaultKind
 from meter.core.ledger import DAY_MS, KEEP_MS, Account, Ledger, day_key, run_key
 from meter.core.records import Charges, Organisations, ReadBatch, Tally, add, read, tally
-from meter.core.rights import begin, change_limit, note_demand, rebalance
+from meter.core.rights import begin, change_limit, has_plenty, is_freed, note_demand, rebalance
 from meter.core.rows import Holding, Row, Rows, Run
 from meter.core.runs import Runs, RunState
 from meter.core.shares import balanced, forget_unused, move
@@ -70,6 +70,12 @@ class Shard:
         self._balanced = True
         self._stirred = False
         """Whether rights may have become free in rows that the record does not touch."""
+        self._by: RunState | None = None
+        """Whose record this is; None where it is an end, or of a run that is gone."""
+        self._acked: tuple[Run, int] | None = None
+        """Who acknowledged something with this record, and what it had acknowledged before."""
+        self._forced: set[Row] = set()
+        """Rows whose limit the record changed."""
         self._rows_cache: dict[bytes, RowsByMeasure] = {}
         self._organisations = Organisations(MAX_CACHED)
 
@@ -137,10 +143,11 @@ class Shard:
         state.hw = batch.seq
         state.seen_ms = self.log_ms
         state.told = batch.told
+        self._by = state if state.live and not batch.final else None
         if batch.ack > state.ack:
+            self._acked = (run, state.ack)
             state.ack = min(batch.ack, self._offset)
             forget_unused(state)
-            self._stirred = True
         problem = self._set_gauges(state, batch)
         problem = self._set_wants(state, batch) or problem
         problem = self._book(state, tally(batch.events, self._organisations)) or problem
@@ -158,12 +165,11 @@ class Shard:
             if move(members, fence):
                 self.urgent = True
             self._balanced = balanced(members)
-        if self._stirred:
-            self._stirred = False
-            for row in sorted(self.rows.wanted, key=lambda row: row.key):
-                self._touch(row)
         if self._touched:
             self._move_rights(fence)
+        if self._stirred or self._acked is not None:
+            self._give_what_is_freed(fence)
+        self._by = None
         self.fence = fence
         if self.rows_ahead or self.ledger_ahead:
             self.rows_ahead = {slot: ahead for slot, ahead in self.rows_ahead.items() if ahead > fence}
@@ -173,16 +179,35 @@ class Shard:
         """Give those who are short in a row that the record touched what others do not need; mark rows as changed."""
         members, log_ms, by_key = self.runs.members, self.log_ms, self.rows.by_key
         changed, dirty = self.changed_rows, self.dirty_rows
+        by, wanted, forced = self._by, self.rows.wanted, self._forced
         for row in self._touched:
             if len(row.holdings) > len(members):
                 self.rows.forget_gone(row, members)
             if row.limit >= 0:
-                note_demand(row, log_ms)
-                rebalance(row, by_key.get(row.prev_key), members, fence, log_ms)
+                prev = by_key.get(row.prev_key) if row.slides_ms else None
+                if by is not None:
+                    note_demand(row, by.run, log_ms)
+                if by is None or row in wanted or row in forced or not has_plenty(row, prev, by.run):
+                    rebalance(row, prev, members, fence, log_ms)
             changed[row] = None
             dirty.add(row.slot)
         self._touched.clear()
+        forced.clear()
         self.urgent = True
+
+    def _give_what_is_freed(self, fence: int) -> None:
+        """Look again at the rows that requests wait for: something of them may have become free."""
+        members, acked = self.runs.members, self._acked
+        everywhere, self._stirred, self._acked = self._stirred, False, None
+        ack = 0 if acked is None or acked[0] not in self.runs.open else self.runs.open[acked[0]].ack
+        for row in sorted(self.rows.wanted, key=lambda row: row.key):
+            freed = everywhere or (acked is not None and is_freed(row, acked[0], acked[1], ack))
+            if freed and not self._is_ahead(row) and row.limit >= 0:
+                prev = self.rows.by_key.get(row.prev_key) if row.slides_ms else None
+                if rebalance(row, prev, members, fence, self.log_ms):
+                    self.changed_rows[row] = None
+                    self.dirty_rows.add(row.slot)
+                    self.urgent = True
 
     # -------------------------------------------------------------------------------------------------- members
 
@@ -293,6 +318,7 @@ class Shard:
             begin(row, self.rows.by_key.get(row.prev_key), self.runs.members, self._offset + 1, self.log_ms)
         elif limit != row.limit:
             change_limit(row, limit, self._offset + 1)
+            self._forced.add(row)
 
     def _set_wants(self, state: RunState, batch: ReadBatch) -> Fault | None:
         problem = None

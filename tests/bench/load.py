@@ -6,8 +6,10 @@ request to the end of the answer.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import functools
+import sys
 import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -113,3 +115,25 @@ async def load(url: str, request: bytes, *, connections: int, count: int, second
         await asyncio.gather(*ends)
     result.seconds = time.perf_counter() - began
     return result
+
+
+def main() -> None:
+    """Send chat completions to one URL as fast as they are answered; fails if one is not answered with 200."""
+    from tests.bench.proxies import BODY
+
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.load", description=main.__doc__)
+    parser.add_argument("url")
+    parser.add_argument("key")
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    options = parser.parse_args()
+    request = request_bytes(options.url, BODY, {"Authorization": f"Bearer {options.key}"})
+    result = asyncio.run(
+        load(options.url, request, connections=options.connections, count=200_000, seconds=options.seconds)
+    )
+    if set(result.statuses) != {200} or result.errors:
+        sys.exit(f"{options.url}: answers {result.statuses}, {result.errors} broken connections")
+
+
+if __name__ == "__main__":
+    main()
