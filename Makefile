@@ -101,7 +101,7 @@ test-all: install ## Run all tests: first what `make test` runs, in the same way
 
 .PHONY: test-slow
 test-slow: install ## Run the long tests alone
-	@$(PYTEST) -m "slow and not bench" $(T)
+	@$(PYTEST) $(PROCESSES) -m "slow and not bench" $(T)
 
 .PHONY: test-unit
 test-unit: install ## Pure code of one package

@@ -18,6 +18,7 @@ import httpx
 import openai
 
 from deploy.supervisor.ports import is_free
+from deploy.supervisor.spawn import _tie_to_parent
 
 
 class Stack:
@@ -42,6 +43,7 @@ class Stack:
             self.process = subprocess.Popen(
                 [str(self.python), "-m", "deploy.cli", *command],
                 cwd=self.place, env=environment(), stdout=subprocess.PIPE, stderr=log, text=True,
+                preexec_fn=_tie_to_parent(),  # a run of tests that is killed leaves nothing running
             )  # fmt: skip
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

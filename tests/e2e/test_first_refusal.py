@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
+import time
 
 import openai
 import pytest
@@ -119,11 +120,13 @@ def test_a_spent_budget_refuses_blocks_and_alerts_once(stack: Stack, org: str) -
 
 def test_two_replicas_hold_one_limit(stack: Stack, org: str) -> None:
     """A burst of ten times the limit over two replicas admits at most the limit, and most of it."""
-    stack.apply(policy("[{name: key-minute, per: [key], rpm: 100}]", org=org))
+    stack.apply(policy("[{name: key-minute, per: [key], rpm: 50}]", org=org))
     secret = stack.key(org=org)["secret"]
     clients = [stack.openai(secret, replica) for replica in (0, 1)]
-    admitted = sum(_passes(clients[number % 2]) for number in range(1000))
-    assert 90 <= admitted <= 100
+    began = time.monotonic()
+    admitted = sum(_passes(clients[number % 2]) for number in range(500))
+    took_s = time.monotonic() - began
+    assert 45 <= admitted <= 50 * (1 + took_s / 60), f"within {took_s:.0f} s"
 
 
 def test_a_revoked_key_is_refused_within_a_second_on_every_replica(stack: Stack, org: str) -> None:

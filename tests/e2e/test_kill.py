@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable
 
 import httpx
 import pytest
@@ -96,10 +95,10 @@ def test_kill_everything_and_start_again(stack: Stack, org: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ["meter", "history", "enforcer", "ingress-1", "broker"])
-def test_kill_one_process_under_load(new_stack: Callable[..., Stack], role: str) -> None:
+def test_kill_one_process_under_load(stack: Stack, org: str, role: str) -> None:
     """A killed process is started again, and afterwards everything is counted once."""
-    stack = new_stack(ingress=2).up(policy(budgets=BUDGET))
-    traffic = Traffic(stack, stack.key()["secret"])
+    stack.apply(policy(budgets=BUDGET, org=org))
+    traffic = Traffic(stack, stack.key(org=org)["secret"])
     eventually(lambda: len(traffic.received) > 100, 60)
     for _ in range(2):
         victim = stack.pid(role)
