@@ -81,7 +81,8 @@ def describe(decision: Decision) -> dict[str, Any]:
     if decision.resets_at_s:
         shown["resets_at"] = time_text(decision.resets_at_s * 1000)
     if decision.measure == Measure.COST:
-        amounts = ("limit", "used", "asked", "room", "right", "pending", "want", "overshoot_bound")
+        amounts = ["limit", "used", "asked", "room", "pending", "want", "overshoot_bound"]
+        amounts += ["right"] if decision.right >= 0 else []  # -1 is no amount: it had a share
         shown |= {f"{name}_usd": usd_text(getattr(decision, name)) for name in amounts}
     return shown
 

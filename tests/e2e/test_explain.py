@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 import openai
+import pytest
 from aiokafka import AIOKafkaProducer
 
-from deploy.explain import log
+from deploy.explain import log, verdict
 from schemas.codec import encode_decisions
 from schemas.connection import KafkaConnection
 from schemas.decisions import Decision
@@ -39,58 +40,71 @@ def _ask(client: openai.OpenAI, output: int = 10) -> str:
     return ""
 
 
+def test_decisions_of_two_replicas_follow_from_the_log_and_forged_ones_do_not(stack: Stack, org: str) -> None:
+    """A refusal by requests and one by money agree; copies that say something else are found out, with exit code 1."""
+    stack.apply(policy("[{name: key-minute, per: [key], rpm: 12}]", BUDGETS, org=org))
+    secret = stack.key(org=org)["secret"]
+    clients = [stack.openai(secret, replica) for replica in (0, 1)]
+    refused = [found for number in range(20) if (found := _ask(clients[number % 2]))]
+    other = stack.openai(stack.key(org=org, team="ml", user="bob")["secret"])
+    spent = eventually(lambda: _ask(other, output=3_000), 30)
+    connection = KafkaConnection.model_validate(json.loads((stack.state / "run.json").read_text())["kafka"])
+    for explained in asyncio.run(_explained(connection, [refused[0], refused[-1], spent])):
+        assert explained.verdict == "agrees", explained
+        assert {check.name for check in explained.checks} >= {"right", "others", "own part", "room", "rule"}
+    text = stack.run("explain", refused[0])
+    assert "rule 'key-minute': requests of" in text
+    assert "limit 12" in text
+    assert text.rstrip().endswith("agrees")
+
+    lies: list[dict[str, Any]] = [{"right": 1, "room": -2}, {"used": 40}, {"instance": "ingress-9"}, {"limit": 2}]
+    forged = [asyncio.run(_forge(connection, refused[0], fields)) for fields in lies]
+    assert [each.verdict for each in asyncio.run(_explained(connection, forged))] == ["differs"] * len(lies)
+    assert "DIFFERS: right: recorded 1" in stack.run("explain", forged[0], code=1)
+
+
+async def _explained(connection: KafkaConnection, ids: list[str]) -> list[verdict.Explained]:
+    """Recompute decisions as the command does."""
+    explained = []
+    async with log.reading(connection) as reader:
+        for decision_id in ids:
+            found = await reader.decision(parse_id(decision_id))
+            assert found is not None
+            explained.append(await verdict.explain(reader, found, connection.partitions, lambda _: None))
+    return explained
+
+
+@pytest.mark.slow
+def test_decisions_of_every_kind_are_listed_summed_and_explained(stack: Stack, org: str) -> None:
+    """A warning and a shadow rule's finding are decisions like a refusal; what they would have saved is apart."""
+    stack.apply(policy(LIMITS, BUDGETS, org=org))
+    client = stack.openai(stack.key(org=org)["secret"])
+    refused = [found for _ in range(20) if (found := _ask(client))]
+    shadowed = eventually(lambda: _listed(stack, org, "team-look", action="shadow"))
+    warned = eventually(lambda: _listed(stack, org, "key-minute", action="warn"))
+    for decision_id in (refused[0], shadowed[0]["id"], warned[0]["id"]):
+        explained = stack.json("explain", decision_id)
+        assert explained["recomputed"]["verdict"] == "agrees", explained
+    assert stack.json("decision", refused[0])["rule"] == "key-minute"
+    rows = eventually(lambda: _avoided(stack, org, {"key-minute", "team-look"}))
+    by_rule = {row["rule"]: row for row in rows}
+    assert by_rule["key-minute"]["decisions"] >= len(refused)
+    assert float(by_rule["key-minute"]["avoided_usd"]) > 0
+    assert float(by_rule["team-look"]["avoided_usd"]) == 0 < float(by_rule["team-look"]["would_avoid_usd"])
+    assert "no decision" in stack.run("explain", str(uuid.uuid4()), code=2)
+    assert "not a decision id" in stack.run("explain", "nonsense", code=2)
+
+
 def _listed(stack: Stack, org: str, rule: str, **wanted: str) -> list[dict[str, Any]]:
     options = [part for name, value in wanted.items() for part in (f"--{name}", value)]
     found = stack.json("decision", "list", "--org", org, "--rule", rule, *options)
     return list(found["decisions"])
 
 
-def test_every_decision_of_two_replicas_follows_from_the_log(stack: Stack, org: str) -> None:
-    """A refusal by requests, one by money, a warning and a shadow rule's finding: explain agrees with each."""
-    stack.apply(policy(LIMITS, BUDGETS, org=org))
-    secret = stack.key(org=org)["secret"]
-    clients = [stack.openai(secret, replica) for replica in (0, 1)]
-    refused = [found for number in range(20) if (found := _ask(clients[number % 2]))]
-    other = stack.openai(stack.key(org=org, team="ml", user="bob")["secret"])
-    spent = eventually(lambda: _ask(other, output=3_000), 30)
-    assert refused
-    shadowed = eventually(lambda: _listed(stack, org, "team-look", action="shadow"))
-    warned = eventually(lambda: _listed(stack, org, "key-minute", action="warn"))
-    for decision_id in (refused[0], refused[-1], spent, shadowed[0]["id"], warned[0]["id"]):
-        explained = stack.json("explain", decision_id)
-        assert explained["recomputed"]["verdict"] == "agrees", explained
-        assert {check["name"] for check in explained["recomputed"]["checks"]} >= {"right", "others", "own part", "rule"}
-    text = stack.run("explain", refused[0])
-    assert "rule 'key-minute': requests of" in text
-    assert "limit 12" in text
-    assert text.rstrip().endswith("agrees")
-    assert stack.json("decision", refused[0])["rule"] == "key-minute"
-
-    rows = eventually(lambda: _avoided(stack, org, {"key-minute", "team-day", "team-look"}))
-    by_rule = {row["rule"]: row for row in rows}
-    assert by_rule["key-minute"]["decisions"] >= len(refused)
-    assert float(by_rule["team-day"]["avoided_usd"]) > 0
-    assert float(by_rule["team-look"]["avoided_usd"]) == 0 < float(by_rule["team-look"]["would_avoid_usd"])
-
-
 def _avoided(stack: Stack, org: str, rules: set[str]) -> list[dict[str, Any]] | None:
     report = json.loads(stack.run("report", "avoided", "--by", "org,rule", "--format", "json"))
     rows = [row for row in report["rows"] if row["org"] == org]
     return rows if {row["rule"] for row in rows} >= rules else None
-
-
-def test_a_decision_that_is_not_what_the_log_gives_is_found_out(stack: Stack, org: str) -> None:
-    """A forged copy disagrees and says in what; an unknown id and one that is none are bad input."""
-    stack.apply(policy("[{name: key-minute, per: [key], rpm: 3}]", org=org))
-    client = stack.openai(stack.key(org=org)["secret"])
-    decision_id = next(found for _ in range(10) if (found := _ask(client)))
-    connection = KafkaConnection.model_validate(json.loads((stack.state / "run.json").read_text())["kafka"])
-    for fields in ({"right": 1, "room": -2}, {"used": 40}, {"instance": "ingress-9"}, {"limit": 2}):
-        forged = asyncio.run(_forge(connection, decision_id, fields))
-        told = stack.run("explain", forged, code=1)
-        assert "DIFFERS" in told, told
-    assert "no decision" in stack.run("explain", str(uuid.uuid4()), code=2)
-    assert "not a decision id" in stack.run("explain", "nonsense", code=2)
 
 
 async def _forge(connection: KafkaConnection, decision_id: str, fields: dict[str, Any]) -> str:

@@ -52,8 +52,9 @@ def now_ms() -> int:
 class Enforcer:
     """A process `python -m enforcer` and a client of its API."""
 
-    def __init__(self, connection: KafkaConnection) -> None:
+    def __init__(self, connection: KafkaConnection, **settings: str) -> None:
         self.connection = connection
+        self._settings = {f"TOLLWAY_ENFORCER_{name.upper()}": value for name, value in settings.items()}
         self.port = _free_port()
         self.client = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False,
@@ -71,6 +72,7 @@ class Enforcer:
             "TOLLWAY_ENFORCER_KAFKA__BOOTSTRAP": self.connection.bootstrap,
             "TOLLWAY_ENFORCER_KAFKA__TOPIC_PREFIX": self.connection.topic_prefix,
             "TOLLWAY_ENFORCER_KAFKA__PARTITIONS": str(self.connection.partitions),
+            **self._settings,
         }
         self.process = await asyncio.create_subprocess_exec(sys.executable, "-m", "enforcer", env=environment)
         await until(self._is_ready, "the enforcer is ready")
@@ -119,9 +121,9 @@ class Enforcer:
 
 
 @contextlib.asynccontextmanager
-async def running(connection: KafkaConnection) -> AsyncIterator[Enforcer]:
+async def running(connection: KafkaConnection, **settings: str) -> AsyncIterator[Enforcer]:
     """Yield an enforcer that is ready."""
-    enforcer = Enforcer(connection)
+    enforcer = Enforcer(connection, **settings)
     try:
         await enforcer.start()
         yield enforcer
@@ -171,11 +173,14 @@ class FakeMeter:
         self._number = 0
         self.fence = 0
 
-    async def publish(self, org: str, rows: list[RowState], ledger: list[LedgerState] | None = None) -> None:
-        """Publish a full snapshot of the partition of `org`."""
+    async def publish(
+        self, org: str, rows: list[RowState], ledger: list[LedgerState] | None = None, partition: int | None = None
+    ) -> None:
+        """Publish a full snapshot of the partition of `org`, or of another."""
         self._number += 1
         self.fence += 10
-        partition = shard_of(org, self._connection.partitions)
+        if partition is None:
+            partition = shard_of(org, self._connection.partitions)
         snapshot = Snapshot(
             partition=partition, publisher="fake", number=self._number, fence=self.fence, published_ms=now_ms(),
             log_ms=now_ms(), full=True, chunk=0, chunks=1,
