@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 EVERY_S = (1.5, 3.0)
 FROZEN_S = 4.0
-"""For so long at least."""
 
 
 class Fault:
@@ -86,24 +85,34 @@ class _Frozen(Fault):
 
     _role = ""
     _is_frozen = False
+    _thaw: asyncio.Task[None] | None = None
 
     async def strike(self) -> None:
-        """Freeze it."""
+        """Freeze it, and have it thaw after a while: requests wait for it, and clients do not give up."""
         self._is_frozen = self.deployment.signal(self._role, signal.SIGSTOP)
         assert self._is_frozen, f"{self._role} does not run"
-        self._thaw_at = asyncio.get_running_loop().time() + FROZEN_S
+        self._thaw = asyncio.create_task(self._thaw_later(), name=f"thaw {self._role}")
+
+    async def _thaw_later(self) -> None:
+        await asyncio.sleep(FROZEN_S)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._is_frozen:
+            self.deployment.signal(self._role, signal.SIGCONT)
+            self._is_frozen = False
 
     async def lift(self) -> None:
-        """Let it go on once it was frozen for long enough."""
-        await asyncio.sleep(max(0.0, self._thaw_at - asyncio.get_running_loop().time()))
-        await self.close()
+        """Return when it goes on and the loop is well."""
+        if self._thaw is not None:
+            await self._thaw
         await super().lift()
 
     async def close(self) -> None:
         """Let it go on."""
-        if self._is_frozen:
-            self.deployment.signal(self._role, signal.SIGCONT)
-            self._is_frozen = False
+        if self._thaw is not None:
+            self._thaw.cancel()
+        self._go_on()
 
 
 class BrokerFrozen(_Frozen):

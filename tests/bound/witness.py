@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import uvloop
 
 from deploy.simulator import Entry, Ledger, Simulator
 from deploy.simulator.answer import Answer
-from deploy.simulator.connection import Request
+from deploy.simulator.connection import Request, SimulatorProtocol
 
 _encode = msgspec.json.Encoder().encode
 
@@ -38,7 +39,7 @@ class Arrival(msgspec.Struct, frozen=True, tag="a"):
 
 
 class End(msgspec.Struct, frozen=True, tag="e"):
-    """The answer to a request is complete."""
+    """The answer to a request is complete, or its connection is gone."""
 
     id: str
     at_ms: int
@@ -51,7 +52,7 @@ class Served:
     nonce: str
     at_ms: int
     end_ms: int
-    """When the answer was complete; when it would have been, if the connection broke before."""
+    """When the answer was complete or the connection was gone; when it would be complete, if neither is known."""
     input: int
     output: int
 
@@ -73,14 +74,34 @@ def read(text: bytes) -> list[Served]:
 class _Ends(Ledger):
     """A ledger that tells when an answer is complete."""
 
-    def __init__(self, journal: int) -> None:
+    def __init__(self, ended: Callable[[str], None]) -> None:
         super().__init__()
-        self._journal = journal
+        self._ended = ended
 
     def record(self, entry: Entry) -> None:
         """Count and write down one completed answer."""
         super().record(entry)
-        os.write(self._journal, _encode(End(entry.id, _now_ms())) + b"\n")
+        self._ended(entry.id)
+
+
+class _Connection(SimulatorProtocol):
+    """A connection that knows which request it answers."""
+
+    __slots__ = ("_witness",)
+
+    def __init__(self, witness: Witness) -> None:
+        super().__init__(witness)
+        self._witness = witness
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; what arrives in here is answered on this connection."""
+        self._witness.asking = self
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop answering, and write down what ends by it."""
+        super().connection_lost(exc)
+        self._witness.lost(self)
 
 
 class Witness(Simulator):
@@ -89,7 +110,17 @@ class Witness(Simulator):
     def __init__(self, journal: Path) -> None:
         super().__init__()
         self._journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self.ledger = _Ends(self._journal)
+        self.ledger = _Ends(self._ended)
+        self.asking: _Connection | None = None
+        """The connection whose bytes are being read."""
+        self._open: dict[str, _Connection | None] = {}
+
+    async def start(self, port: int = 0, host: str = "127.0.0.1") -> str:
+        """Listen, and return the URL without a path."""
+        server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), host, port, backlog=4096)
+        self._server = server
+        self.url = f"http://{host}:{server.sockets[0].getsockname()[1]}"
+        return self.url
 
     def answer(self, request: Request) -> Answer:
         """Decide the answer, and write down that the request is here."""
@@ -99,7 +130,17 @@ class Witness(Simulator):
             lasts_ms = int(answer.delay_s * 1000) * (len(answer.parts) if answer.streamed else 1)
             arrival = Arrival(entry.id, entry.nonce, _now_ms(), entry.input, entry.output, lasts_ms)
             os.write(self._journal, _encode(arrival) + b"\n")
+            self._open[entry.id] = self.asking
         return answer
+
+    def lost(self, connection: _Connection) -> None:
+        """Write down what ends because its connection is gone."""
+        for answer_id in [each for each, by in self._open.items() if by is connection]:
+            self._ended(answer_id)
+
+    def _ended(self, answer_id: str) -> None:
+        if self._open.pop(answer_id, self) is not self:
+            os.write(self._journal, _encode(End(answer_id, _now_ms())) + b"\n")
 
     def close(self) -> None:
         """Close the journal."""
