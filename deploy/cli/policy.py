@@ -28,6 +28,8 @@ CONSEQUENCES = {
 }
 """What else an answer says of a change, and how it is put."""
 
+PARTS = ("orgs", "providers", "models", "limits", "budgets", "schedules", "keys")
+
 GROUP_HELP = """Check, back-test, plan, apply, show and roll back the policy document.
 
 \b
@@ -49,8 +51,12 @@ def command() -> None:
 @FILE
 @JSON
 def check(file: Path, as_json: bool) -> int:
-    """Report every problem of FILE, each with path, value and remedy. Needs no deployment."""
+    """Report every problem of FILE, each with path, value and remedy. Needs no deployment.
+
+    Warnings name what is valid and probably not meant.
+    """
     from schemas.policy_file import load_policy
+    from schemas.policy_lint import warnings
 
     try:
         policy = load_policy(read_file(file), str(file))
@@ -59,10 +65,13 @@ def check(file: Path, as_json: bool) -> int:
             click.echo(output.as_json({"ok": False, "problems": error.problems}))
             return 2
         raise
-    counts = {name: len(getattr(policy, name)) for name in ("orgs", "providers", "models", "limits", "budgets", "keys")}
+    counts = {name: len(getattr(policy, name)) for name in PARTS}
+    told = warnings(policy)
     if as_json:
-        click.echo(output.as_json({"ok": True, **counts}))
+        click.echo(output.as_json({"ok": True, **counts, "warnings": told}))
     else:
+        for line in told:
+            click.echo(f"warning: {line}", err=True)
         click.echo(f"{file}: valid; " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return 0
 
@@ -173,4 +182,6 @@ def _print_changes(answer: dict[str, Any], as_json: bool) -> None:
     for model in answer.get("unpriced") or []:
         click.echo(f"warning: model {model} has no price: its spend is unknown and held at `unpriced_reserve`; "
                    f"set models.{model}.price", err=True)  # fmt: skip
+    for line in answer.get("warnings") or []:
+        click.echo(f"warning: {line}", err=True)
     click.echo(answer["message"], err=True)

@@ -17,6 +17,7 @@ from schemas.keys import VirtualKey
 from schemas.money import Price
 from schemas.policy import Budget, Limit, Policy, PolicyRecord
 from schemas.policy_file import load_policy
+from schemas.policy_lint import warnings
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_RECORD_BYTES = 950_000
@@ -53,6 +54,8 @@ class Plan(msgspec.Struct, frozen=True):
     keys_revoked: list[str]
     keys_orphaned: list[dict[str, str]]
     """Working issued keys that name something the document does not have; they go on working."""
+    warnings: list[str] = []
+    """What is valid and probably not meant."""
 
 
 def read(text: str) -> Document:
@@ -92,6 +95,7 @@ def plan(
         keys_published=[key.id for key in following if key.revoked_ms is None],
         keys_revoked=[key.id for key in following if key.revoked_ms is not None],
         keys_orphaned=orphans(policy, keys.values(), now_ms),
+        warnings=warnings(policy),
     )
 
 

@@ -219,6 +219,17 @@ def test_policy_show_prints_the_document_itself(service: FakeService) -> None:
     assert run("policy", "show", "1", *at(service)).out == "a: 0\n"
 
 
+def test_what_is_probably_not_meant_is_told(tmp_path: Path, service: FakeService) -> None:
+    """By `check` and by `plan`, beside what is checked: nothing of it is an error."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(example_policy().replace("match: {tier: 2}", "match: {model: GPT-4o}"))
+    found = run("policy", "check", str(file))
+    assert (found.code, "limits.experiments.match.model" in found.err) == (0, True)
+    assert json.loads(run("policy", "check", str(file), "--json").out)["warnings"][0].startswith("limits.experiments")
+    service.answers["POST /v1/policy"] = (200, {"message": "version 2 would be made", "warnings": ["limits.x: odd"]})
+    assert "warning: limits.x: odd" in run("policy", "plan", str(file), *at(service)).err
+
+
 # -------------------------------------------------------------------------------------------------------------- keys
 
 
