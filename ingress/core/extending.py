@@ -23,8 +23,7 @@ def keep_ahead(flow: Outflow, hold: Hold, plan: Plan, now_ms: int) -> Denied | N
     if denied is None:
         end_claim(flow)
         return None
-    if denied.used + denied.asked <= denied.limit:
-        _claim(flow, plan, denied)
+    _claim(flow, plan, denied)
     if flow.output <= flow.covered:
         flow.put_off(ASK_AGAIN_TOKENS)
         return None
@@ -41,12 +40,14 @@ def end_claim(flow: Outflow) -> None:
 
 
 def _claim(flow: Outflow, plan: Plan, denied: Denied) -> None:
-    row = plan.find_row(denied.row)
+    """Want what is refused here, as far as replicas together have it."""
+    left = min(denied.asked, denied.limit - denied.used)
+    row = plan.find_row(denied.row) if left > 0 else None
     if row is not flow.claimed:
         end_claim(flow)
         flow.claimed = row
     if row is not None:
-        row.shard.waiting.claim(row, flow, denied.asked)
+        row.shard.waiting.claim(row, flow, left)
 
 
 def _extend(

@@ -108,6 +108,20 @@ def test_stream_that_ends_wants_nothing_any_more() -> None:
     assert not registry.wants(0)
 
 
+def test_rest_of_a_budget_is_wanted_though_it_is_no_chunk() -> None:
+    """Less than a chunk elsewhere is better than an end; when there is nothing anywhere, nothing is wanted."""
+    registry, plan, hold, flow = _begin(weight=Weight(1, 2, 0))
+    row = plan._binding.costs[0]
+    row.others = 20_000 - hold.nanos - 600
+    _say(flow, 3_500)
+    keep_ahead(flow, hold, plan, START_MS)
+    assert [want.amount for want in registry.wants(0)] == [600]
+    row.others += 600
+    _say(flow, 300)
+    keep_ahead(flow, hold, plan, START_MS)
+    assert [want.amount for want in registry.wants(0)] == [0]
+
+
 def test_two_streams_want_together() -> None:
     """The meter hears of the sum."""
     registry, plan, hold, flow = _begin(weight=Weight(1, 2, 0))
