@@ -20,6 +20,8 @@ from tests.e2e.docs import PAGES, ROOT, Block, blocks, commands, make_targets
 from tests.e2e.stack import Stack, environment
 
 SHELL = blocks("sh")
+RUN = ("README.md", "backtest.md", "operations.md")
+"""Pages whose commands are run, in this order."""
 ELSEWHERE = (".internal:", "rollback 3", "key_0123456789ab")
 """Blocks with these words name machines, versions or keys that a test has not: their options are checked instead."""
 
@@ -69,7 +71,7 @@ def test_the_shell_and_python_blocks_run(stack: Stack, tmp_path: Path) -> None:
     shim.chmod(0o755)
     (tmp_path / "tour").mkdir()
     script = ["set -eu -o pipefail"]
-    for block in [block for block in blocks("sh", "python") if block.page.name in ("README.md", "operations.md")]:
+    for block in [block for block in blocks("sh", "python") if block.page.name in RUN]:
         script += _runnable(block, stack)
     env = {
         **environment(), "PATH": f"{binaries}:{stack.python.parent}:{os.environ['PATH']}",
