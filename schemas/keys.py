@@ -22,7 +22,7 @@ class VirtualKey(msgspec.Struct, frozen=True, tag_field="schema", tag="tollway.k
     created_ms: int = 0
     expires_ms: int | None = None
     revoked_ms: int | None = None
-    tier: int | None = None
-    """0 is the most important, 2 the least; None is that of the organisation."""
     source: str = "issued"
     """`issued` by `tollway keys create`, or `policy` where the document lists it."""
+    tier: int | None = None
+    """0 is the most important, 2 the least; None is that of the organisation."""

@@ -31,6 +31,7 @@ from schemas.deadletters import DeadLetter
 from schemas.decisions import Decision
 from schemas.keys import VirtualKey
 from schemas.money import Price, Rates
+from schemas.overrides import Freeze, Increase
 from schemas.policy import PolicyRecord
 from schemas.quota import LedgerState, Member, RowState, Snapshot, Weight
 from schemas.tokens import TokenUsage
@@ -129,6 +130,21 @@ GOLDENS: dict[str, Golden] = {
             applied_by="ada", note="more room", prices={"fast": Price("policy", "policy:0123", (RATES,), 5_000)},
         ),
         topics.POLICY, *_json(PolicyRecord),
+    ),
+    "policy.increase.json": Golden(
+        Increase(
+            id="inc_0123456789ab", rule="team-month", scope="org=acme,team=search", reason="launch",
+            requested_by="ada", approved_by="bob", created_ms=NOW_MS, expires_ms=NOW_MS + 1, percent=20,
+            amount=2**53 + 1, revision=7,
+        ),
+        topics.POLICY, *_json(Increase),
+    ),
+    "policy.freeze.json": Golden(
+        Freeze(scope="model=openai%2Fgpt-4o", reason="an incident", by="bob", created_ms=NOW_MS, revision=8),
+        topics.POLICY, *_json(Freeze),
+    ),
+    "keys-tier.json": Golden(
+        VirtualKey(id="k", hash="sha256:00", org="acme", tier=2), topics.KEYS, *_json(VirtualKey)
     ),
     "keys.json": Golden(
         VirtualKey(
