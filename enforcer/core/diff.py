@@ -77,4 +77,11 @@ def _part(raw: Any, name: str) -> Any:
 
 def _shown(understood: Any, written: Any) -> Any:
     """Return what the document says, or what stands for it where the document is silent."""
-    return understood if written is None else written
+    return understood if written is None else _with_names(written)
+
+
+def _with_names(written: Any) -> Any:
+    """Return a part of a document with all its keys as text: YAML reads those of a ladder as numbers."""
+    if isinstance(written, Mapping):
+        return {str(key): _with_names(value) for key, value in written.items()}
+    return [_with_names(value) for value in written] if isinstance(written, list) else written

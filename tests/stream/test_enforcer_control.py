@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from deploy.supervisor.bootstrap import example_policy
 from enforcer.adapters.price_list import PriceList
 from enforcer.control import Applied, ControlPlane
 from enforcer.core.control import ControlState
@@ -50,6 +51,15 @@ class Plant:
     def audit(self) -> list[AuditEntry]:
         """Return the chain as it was written."""
         return [decode_json(AuditEntry, value or b"") for value in self.log.of(AUDIT)]
+
+
+async def test_the_example_policy_is_applied_and_audited() -> None:
+    """Whatever the example shows, ladders with numbers for keys too, it can be planned, applied and chained."""
+    plant = Plant()
+    for change in ("", "\n# changed\n"):
+        assert isinstance(await plant.apply(example_policy() + change), Applied)
+    assert plant.audit()
+    assert broken_link(plant.audit()) is None
 
 
 async def test_a_version_comes_before_its_keys_and_its_audit_entry() -> None:
