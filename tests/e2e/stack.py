@@ -47,7 +47,10 @@ class Stack:
             )  # fmt: skip
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, f"tollway up ended with {self.process.wait()}: {self.log()[-4000:]}"
+        if not line:
+            code = self.process.wait()
+            self._forget()
+            raise AssertionError(f"tollway up ended with {code}: {self.log()[-4000:]}")
         self.ready = json.loads(line)
         return self
 
