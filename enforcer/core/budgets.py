@@ -88,7 +88,8 @@ def reached(settled: int, amount: int, percent: int) -> bool:
 def _blocks(budget: Budget) -> bool:
     """Tell whether nothing but `block` comes beyond the amount, for every tier."""
     beyond = dict(budget.rungs).get(100, "block")
-    return budget.mode == "enforce" and beyond == "block" and not (budget.grace or budget.carry_over)
+    is_plain = budget.mode == "enforce" and beyond == "block" and budget.final_unit != "downgrade"
+    return is_plain and not (budget.grace or budget.carry_over)
 
 
 def _window(budget: Budget, at_s: int) -> Window:

@@ -90,7 +90,7 @@ def test_a_block_stays_while_the_rows_are_not_known() -> None:
     "more",
     [
         "mode: soft", "mode: shadow", "ladder: {100%: queue}", "ladder: {90%: warn, 100%: downgrade}", "grace: 5%",
-        "carry_over: 50%",
+        "carry_over: 50%", "final_unit: downgrade",
     ],
 )  # fmt: skip
 def test_a_scope_that_may_go_on_beyond_the_amount_is_never_blocked(more: str) -> None:
