@@ -112,6 +112,9 @@ class View:
         self.members: dict[int, list[tuple[str, int, int]]] = {}
         self.publishers: set[str] = set()
         self.went_back: list[str] = []
+        self.overbooked: list[RowState] = []
+        self.rights_seen = 0
+        """Rows in which anybody had a right."""
         self.seen = 0
 
     def install(self, snapshot: Snapshot) -> None:
@@ -123,6 +126,11 @@ class View:
         self.members[snapshot.partition] = [(m.instance, m.epoch, m.hw) for m in snapshot.members]
         self.publishers.add(snapshot.publisher)
         self.rows.update({row.row: row for row in snapshot.rows})
+        for row in snapshot.rows:
+            gone = row.settled + row.inflight - sum(row.nets)
+            self.rights_seen += any(row.rights)
+            if row.limit >= 0 and sum(row.rights) + gone > row.limit:
+                self.overbooked.append(row)
         self.ledger.update({entry.key: entry for entry in snapshot.ledger})
         self.seen += 1
 

@@ -79,8 +79,9 @@ async def test_a_replica_becomes_ready_counts_and_ends(deployment: Lab, tmp_path
         await until(lambda: shards[MINE].rows.by_key[row].inflight == 0, "nothing in flight")
         assert shards[MINE].rows.by_key[row].settled == 90
         mine = replica.registry.shards[MINE].rows[row]
-        await until(lambda: mine.total == mine.low == 90, "low converged")
-        assert (mine.used, mine.room) == (90, 910)
+        assert (mine.used, mine.room) == (90, 910), "what was used is known here without the meter"
+        await until(lambda: mine.right == mine.right_limit == 1000, "the only replica has the whole limit by right")
+        assert (mine.others, mine.used, mine.room) == (0, 90, 910)
         assert await replica.stop(10.0)
         await until(lambda: not any(shard.runs.members for shard in shards), "no members")
     assert find_segments(tmp_path / "wal") == {}
