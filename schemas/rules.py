@@ -221,6 +221,9 @@ class Limit(Rule):
         found = super().problems()
         if not self.counted() and not self.is_cap:
             found.append(("", self.name, f"it limits nothing: set one of {', '.join(_LIMITING)}, or remove the limit"))
+        if self.is_cap and self.mode != "enforce":
+            remedy = "a cap on single requests is enforced or not there; give it a rule of its own without mode"
+            found.append(("mode", self.mode, remedy))
         found += _burst_problems("burst", self.burst, "rpm", self.rpm)
         found += _burst_problems("burst_tokens", self.burst_tokens, "tpm", self.tpm)
         if self.hold_expires is not None and self.concurrency is None:

