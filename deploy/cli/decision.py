@@ -34,7 +34,7 @@ def command() -> None:
     """Show and list decisions. `tollway decision ID` shows one; `tollway explain ID` recomputes it from the log."""
 
 
-@command.command(epilog=examples("tollway decision 0192f0c1-2b7e-7c33-9d2a-6a1f0e7d4b55"))
+@command.command(epilog=examples("tollway decision show 0192f0c1-2b7e-7c33-9d2a-6a1f0e7d4b55"))
 @options
 @click.argument("decision_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
