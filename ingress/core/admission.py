@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 NEVER_MS = 1 << 62
 BLOCKED = -1
 """A generation that no shard has."""
+_KINDS = {"tokens": 1, "cost": 2}
 MAX_GAUGES_PER_RECORD = 3_000
 """Brokers take records of 1 MiB by default."""
 
@@ -69,8 +70,8 @@ class Binding:
     """The rows of a plan in their present windows, by measure."""
 
     __slots__ = (
-        "all", "concurrent", "costs", "encoded", "generation", "header_ms", "is_plain", "ones", "requests", "tokens",
-        "touched", "until_ms",
+        "all", "concurrent", "costs", "encoded", "generation", "guarded", "header_ms", "looks", "ones", "requests",
+        "tokens", "touched", "until_ms",
     )  # fmt: skip
 
     def __init__(self, rows: list[Row], until_ms: int, generation: int) -> None:
@@ -87,7 +88,12 @@ class Binding:
         """End of the window that ends first, or the first moment at which a rule says something else."""
         self.generation = generation
         """Of the shard when the rooms were recomputed; `BLOCKED` while there is more to look at than room."""
-        self.is_plain = all(row.ceiling.is_plain for row in rows)
+        self.guarded = tuple((row, _KINDS.get(row.ceiling.measure, 0)) for row in rows if not row.ceiling.is_plain)
+        """Rows whose rules have more than a cap, with what a request takes there: one, its tokens or its cost."""
+        for row, _ in self.guarded:
+            row.is_guarded = True
+        self.looks = any(row.ceiling.final_unit == "downgrade" for row in rows)
+        """Whether something that is not a matter of room has to be looked at each time."""
         self.touched = False
         self.header_ms = 0
 
@@ -224,7 +230,7 @@ class Registry:
             binding.until_ms = min(binding.until_ms, row.limit_until_s * 1000)
         blocks = self.blocks
         blocked = bool(len(blocks)) and any(blocks.find(spec.block_key, now_ms) for spec in specs)
-        looks = blocked or not binding.is_plain or shard.missing is not None
+        looks = blocked or binding.looks or shard.missing is not None
         binding.generation = BLOCKED if looks else shard.generation
 
     def _window(self, spec: RowSpec, now_s: int) -> tuple[Window, str, str]:

@@ -270,6 +270,8 @@ class Plan:
         for row in binding.costs:
             if row.room < nanos:
                 return self._admit_slowly(now_ms, tokens, nanos, (miss_tokens, miss_nanos), passed)
+        if binding.guarded and _reaches_a_rung(binding, (1, tokens, nanos)):
+            return self._admit_slowly(now_ms, tokens, nanos, (miss_tokens, miss_nanos), passed)
         return self._take(binding, tokens, nanos, (miss_tokens, miss_nanos), now_ms)
 
     def _take(self, binding: Binding, tokens: int, nanos: int, miss: tuple[int, int], now_ms: int) -> Hold:
@@ -437,6 +439,13 @@ def _asked(measure: str, tokens: int, nanos: int) -> int:
     if measure == "tokens":
         return tokens
     return nanos if measure == "cost" else 1
+
+
+def _reaches_a_rung(binding: Binding, asked: tuple[int, int, int]) -> bool:
+    for row, kind in binding.guarded:  # noqa: SIM110 - on the hot path, where a generator costs as much as the rest
+        if row.room - asked[kind] < row.floor:
+            return True
+    return False
 
 
 def _kept(row: Row, percent: int) -> int:

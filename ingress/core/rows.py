@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ingress.core.ladder import BLOCK, Rungs
+from ingress.core.ladder import BLOCK, Rungs, free_room, seen_limit
 from schemas.rows import Measure
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ class Row:
 
     __slots__ = (
         "_base", "_limit_until_s", "_limit_version", "budget", "ceiling", "downgrades", "end_s", "ended", "extra",
-        "gone", "key", "last", "length_s", "limit", "may_miss", "net", "next", "others", "own_part", "prev", "refunds",
-        "right", "right_limit", "room", "scope", "seq", "shard", "slack", "told_want", "want", "want_head",
+        "floor", "gone", "is_guarded", "key", "last", "length_s", "limit", "may_miss", "net", "next", "others",
+        "own_part", "prev", "refunds", "right", "right_limit", "room", "scope", "seq", "shard", "slack", "told_want",
+        "want", "want_head",
     )  # fmt: skip
 
     def __init__(self, key: str, scope: str, ceiling: Ceiling, shard: Shard, end_s: int, length_s: int = 0) -> None:
@@ -146,6 +147,10 @@ class Row:
         """What rights were given out of; -1: the log does not know the limit yet."""
         self.net = self.refunds = self.ended = 0
         self.room = self.budget = 0
+        self.is_guarded = False
+        """Whether rungs, tiers or modes have to be looked at before the room ends."""
+        self.floor = 0
+        """Down to this room no rung of a guarded row begins, for any tier, as of the last recomputation."""
         self.own_part = 0
         """What this replica had in it, and of the window before as far as that counts, at the last recomputation."""
         self.slack = 0
@@ -220,6 +225,15 @@ class Row:
             room = self._right(limit, self._counts(prev.gone, now_ms)) - own
             self.slack = limit - self.others - net - self._counts(prev.used, now_ms) - room
         self.room = self.budget = room
+        if self.is_guarded:
+            self.floor = self._floor()
+
+    def _floor(self) -> int:
+        ceiling, room = self.ceiling, self.room
+        percent = max(ceiling.withheld)
+        free = free_room(ceiling.rungs, self.limit - self.slack - room, seen_limit(self.limit, percent))
+        kept = -(-(room + self.own_part) * percent // 100) if percent else 0
+        return max(room - free, kept, 0)
 
     def _right(self, limit: int, carried_gone: int) -> int:
         """Return what this replica may have here if the limit is `limit`."""
