@@ -13,8 +13,9 @@ import msgspec
 
 from ingress.core.admission import Binding, Registry, RowSpec, Shard
 from ingress.core.caps import NO_CAPS, Caps
+from ingress.core.denying import denied_by, fits_at_ms, note_of, severity, wait_s
 from ingress.core.failing import mode_of
-from ingress.core.ladder import GOES_ON, Judged, interval_ms, judge, seen_limit
+from ingress.core.ladder import GOES_ON, Judged, judge, seen_limit
 from ingress.core.rows import Row
 from ingress.core.verdicts import Denied, Note
 from schemas.blocks import BlockEntry
@@ -27,9 +28,6 @@ __all__ = ["Denied", "Hold", "Note", "Plan", "fits_at_ms"]
 HEADER_MS = 250
 """Header lines may count a sliding window as it was this long ago."""
 NOTHING_PASSED: frozenset[str] = frozenset()
-_RANKS = {"block": 3, "downgrade": 2, "throttle": 1}
-"""What a request has to do, the most first; to wait comes last."""
-_REASONS = {"requests": "rpm", "tokens": "tpm", "cost": "budget", "concurrency": "concurrency"}
 
 
 class Hold:
@@ -160,7 +158,7 @@ class Hold:
                     if row.room < asked:
                         final_unit = row.ceiling.final_unit
                         if not goes_beyond or final_unit == "terminate":
-                            return _denied(row, asked, now_ms, Judged(action=final_unit))
+                            return denied_by(row, asked, now_ms, Judged(action=final_unit))
                         if final_unit == "downgrade":
                             row.downgrades = True
         for row in binding.tokens:
@@ -354,17 +352,17 @@ class Plan:
             if not asked or (row.ceiling.is_plain and row.room >= asked):
                 continue
             if allowance and row.room + allowance * row.limit // 100 >= asked:
-                notes.append(_note(row, asked, now_ms, Judged(note="open")))
+                notes.append(note_of(row, asked, now_ms, Judged(note="open")))
                 continue
             judged = GOES_ON
             if not row.ceiling.is_plain:
                 judged = self._judge(row, asked, now_ms, passed)
                 if judged.note:
-                    notes.append(_note(row, asked, now_ms, judged, self.tier))
+                    notes.append(note_of(row, asked, now_ms, judged, self.tier))
                 if not judged.action:
                     continue
-            denied = _denied(row, asked, now_ms, judged, self.tier)
-            if worst is None or _severity(denied) > _severity(worst):
+            denied = denied_by(row, asked, now_ms, judged, self.tier)
+            if worst is None or severity(denied) > severity(worst):
                 worst = denied
         return worst, notes
 
@@ -401,7 +399,7 @@ class Plan:
             fence=shard.fence,
             staleness_ms=shard.staleness_ms(now_ms),
             resets_at_s=entry.until_s,
-            retry_after_s=_wait_s(entry.until_s * 1000, now_ms),
+            retry_after_s=wait_s(entry.until_s * 1000, now_ms),
             at_ms=now_ms,
         )
 
@@ -432,7 +430,7 @@ def _lines(template: bytes, rows: tuple[Row, ...], now_ms: int) -> bytes:
     for row in rows[1:]:
         if row.room + row.slack < left:
             tightest, left = row, row.room + row.slack
-    return template % (tightest.limit, max(left, 0), _wait_s(tightest.end_s * 1000, now_ms))
+    return template % (tightest.limit, max(left, 0), wait_s(tightest.end_s * 1000, now_ms))
 
 
 def _asked(measure: str, tokens: int, nanos: int) -> int:
@@ -455,85 +453,6 @@ def _kept(row: Row, percent: int) -> int:
 
 def _detached(shard: Shard, now_ms: int) -> Denied:
     return Denied("detached", fence=shard.fence, staleness_ms=shard.staleness_ms(now_ms), status=503)
-
-
-def _severity(denied: Denied) -> tuple[int, int]:
-    """Order refusals: what a request has to do most decides (docs/rules.md), then the time until it would fit."""
-    return 0 if denied.may_wait else _RANKS.get(denied.action, 0), denied.retry_after_s
-
-
-def _note(row: Row, asked: int, now_ms: int, judged: Judged, tier: int = 1) -> Note:
-    state = _denied(row, asked, now_ms, judged, tier)
-    return Note(
-        judged.note, judged.rung, state.rule, state.measure, row.scope, row.key, row.limit, state.used, asked, state
-    )
-
-
-def _denied(row: Row, asked: int, now_ms: int, judged: Judged, tier: int = 1) -> Denied:
-    """Return the refusal of a row; one that no rung has judged is short of room here, and perhaps only here."""
-    shard, ceiling = row.shard, row.ceiling
-    used = row.used + row.carried(now_ms)
-    fits_ms = fits_at_ms(row, asked, now_ms)
-    # Where all replicas together have room, the next snapshot may bring it here.
-    soon = used + asked <= row.limit
-    action = judged.action if judged.action not in ("", "wait") else "block"
-    percent = ceiling.withheld[tier]
-    may_wait = soon if not judged.action else judged.action in ("wait", "queue")
-    wait_ms = ceiling.queue_wait_ms if action == "queue" else 0
-    if action == "throttle":
-        wait_ms = interval_ms(asked, row.limit - used, max(0, row.end_s * 1000 - now_ms))
-    return Denied(
-        _REASONS[ceiling.measure],
-        rule=ceiling.rule,
-        measure=ceiling.measure,
-        scope=row.scope,
-        row=row.key,
-        limit=row.limit,
-        used=used,
-        asked=asked,
-        room=row.room,
-        weight=shard.weight,
-        fence=shard.fence,
-        staleness_ms=shard.staleness_ms(now_ms),
-        resets_at_s=-(-fits_ms // 1000),
-        retry_after_s=1 if soon else _wait_s(fits_ms, now_ms),
-        overshoot_bound=row.may_miss,
-        action=action,
-        may_wait=may_wait,
-        wait_ms=wait_ms,
-        wait_most=ceiling.queue_most if action == "queue" else 0,
-        right=row.right,
-        pending=row.own_part,
-        final_unit=ceiling.final_unit,
-        rung=judged.rung,
-        mode=ceiling.mode,
-        tier=tier,
-        seen_limit=seen_limit(row.limit, percent) if percent else 0,
-        want=row.want,
-        at_ms=now_ms,
-    )
-
-
-def fits_at_ms(row: Row, asked: int, now_ms: int) -> int:
-    """Return when `asked` fits into `row` if nothing else comes: by decay where it slides, else by its end."""
-    end_ms = row.end_s * 1000
-    if row.ceiling.measure == "concurrency":
-        return now_ms
-    if row.prev is None:
-        return end_ms
-    length_ms = row.length_s * 1000
-    limit, used, carried = row.limit, max(row.used, 0), max(row.prev.used, 0)
-    free = limit - used - asked
-    if free >= 0:
-        left_ms = length_ms if carried <= free else free * length_ms // carried
-        return max(now_ms, end_ms - left_ms)
-    free = max(limit - asked, 0)
-    left_ms = length_ms if used <= free else free * length_ms // used
-    return end_ms + length_ms - left_ms
-
-
-def _wait_s(until_ms: int, now_ms: int) -> int:
-    return max(1, -(-(until_ms - now_ms) // 1000))
 
 
 def _add_miss(binding: Binding, tokens: int, nanos: int) -> None:
