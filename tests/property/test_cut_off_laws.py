@@ -68,7 +68,7 @@ def _text(events: list[Any]) -> int:
     return sum(map(len, chats + messages))
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.sampled_from([OPENAI_CHAT, ANTHROPIC_MESSAGES]), TEXTS, CUTS, ROOM)
 def test_cut_stream_ends_cleanly_within_what_it_held(
     operation: Operation, texts: list[int], cuts: list[float], room: int
@@ -97,7 +97,7 @@ def test_cut_stream_ends_cleanly_within_what_it_held(
         assert event.usage_source == "provider"
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.sampled_from([OPENAI_CHAT, ANTHROPIC_MESSAGES]), TEXTS, CUTS)
 def test_stream_with_room_is_never_touched(operation: Operation, texts: list[int], cuts: list[float]) -> None:
     """As long as extensions are granted, what the client gets is what the provider sent, and what is used is held."""
