@@ -1,4 +1,4 @@
-"""The HTTP API of enforcer, history and ingress as the command line uses it. Adapts httpx; prints nothing.
+"""The HTTP API of enforcer, history and ingress as the command line uses it. Prints nothing.
 
 A process that was started a moment ago, or is being started again, is asked again for as long as the caller has
 patience. What may have been done already is never asked for twice.
@@ -11,15 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import httpx
-
+from deploy.request import Answer, NoAnswer, is_http, send
 from schemas.errors import ConfigError, TransportError
 
 TIMEOUT_S = 30.0
 BAD_INPUT = frozenset({400, 404, 409, 413, 422})
 POLL_S = 0.2
-CUT_OFF = (httpx.NetworkError, httpx.RemoteProtocolError)
-"""The process ended before it had answered; whether it did what it was asked for is not known."""
+UNAVAILABLE = 503
 
 
 class NotFound(ConfigError):
@@ -59,20 +57,22 @@ class Api:
         token: the admin token, empty for a service that needs none.
         timeout_s: how long one answer may take.
         patience: how long to wait until the service can answer at all.
+
+    Raises:
+        ConfigError: the URL is none that can be asked.
     """
 
     def __init__(
         self, name: str, url: str, token: str = "", timeout_s: float = TIMEOUT_S, patience: Patience | None = None
     ) -> None:
+        if not is_http(url):
+            raise ConfigError([f"{name} URL {url!r}: must be http://HOST:PORT or https://HOST:PORT"])
         self.name, self.url = name, url.rstrip("/")
-        self._patience = patience or Patience()
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        # Loopback or the operator's own hosts: a proxy for the outside world has no business here.
-        self._client = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False)
+        self._timeout_s, self._patience = timeout_s, patience or Patience()
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+        """End: nothing is kept open between requests."""
 
     def __enter__(self) -> Self:
         return self
@@ -109,13 +109,13 @@ class Api:
     def _answer(
         self, method: str, path: str, query: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
-    ) -> httpx.Response:  # fmt: skip
+    ) -> Answer:  # fmt: skip
         """Send a request, again while the service is coming back, and return its answer. Raises as `call` does."""
         given = {name: value for name, value in (query or {}).items() if value is not None}
         said = False
         while True:
             found = self._ask(method, path, given, body)
-            lacks = lacks_of(found) if isinstance(found, httpx.Response) else self._comes_back(method, found)
+            lacks = lacks_of(found) if isinstance(found, Answer) else self._comes_back(method, found)
             if not lacks or self._patience.left_s <= 0:
                 return self._result(found)
             if not said:
@@ -127,28 +127,27 @@ class Api:
 
     def _ask(
         self, method: str, path: str, query: Mapping[str, str | int], body: Mapping[str, Any] | None
-    ) -> httpx.Response | httpx.HTTPError:
+    ) -> Answer | NoAnswer:
         try:
-            return self._client.request(method, path, params=query, json=body)
-        except httpx.HTTPError as error:
+            return send(method, self.url + path, query, body, self._headers, self._timeout_s)
+        except NoAnswer as error:
             return error
 
-    def _comes_back(self, method: str, error: httpx.HTTPError) -> str:
+    def _comes_back(self, method: str, error: NoAnswer) -> str:
         """Return what is said of a service that ended and will be back, empty if it will not, or must not be asked."""
-        not_done = isinstance(error, httpx.ConnectError) or (method == "GET" and isinstance(error, CUT_OFF))
+        not_done = error.stage == "unreached" or (method == "GET" and error.stage == "cut off")
         return "it is being started again" if not_done and self._patience.is_supervised() else ""
 
-    def _result(self, found: httpx.Response | httpx.HTTPError) -> httpx.Response:
-        if isinstance(found, httpx.HTTPError):
-            what = str(found) or type(found).__name__
+    def _result(self, found: Answer | NoAnswer) -> Answer:
+        if isinstance(found, NoAnswer):
             raise TransportError(
-                f"{self.name} at {self.url} does not answer ({what}); see whether it runs with: tollway status"
+                f"{self.name} at {self.url} does not answer ({found}); see whether it runs with: tollway status"
             ) from found
         if found.is_success:
             return found
         raise self._fault(found)
 
-    def _fault(self, answer: httpx.Response) -> Exception:
+    def _fault(self, answer: Answer) -> Exception:
         problems = problems_of(answer)
         if answer.status_code in (401, 403):
             return TransportError(
@@ -162,12 +161,12 @@ class Api:
         return TransportError(f"{self.name} at {self.url} failed with {answer.status_code}: {'; '.join(problems)}")
 
 
-def lacks_of(answer: httpx.Response) -> str:
+def lacks_of(answer: Answer) -> str:
     """Return what a service that is starting waits for; empty if this is another answer.
 
     Such a service has done nothing with the request, and says so by `waiting` in its error.
     """
-    if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+    if answer.status_code != UNAVAILABLE:
         return ""
     try:
         return ", ".join(map(str, answer.json()["error"].get("waiting", ())))
@@ -175,7 +174,7 @@ def lacks_of(answer: httpx.Response) -> str:
         return ""
 
 
-def problems_of(answer: httpx.Response) -> list[str]:
+def problems_of(answer: Answer) -> list[str]:
     """Return what an error answer complains about, a line a problem."""
     try:
         error = answer.json()["error"]

@@ -15,6 +15,7 @@ from tests.proof import Proof
 TESTS = Path(__file__).parent
 FOLDER_MARKERS = frozenset({"unit", "property", "contract", "stream", "integration", "e2e", "bench"})
 LONGEST_FIRST = ("e2e", "integration")
+STACK_TIMEOUT_S = 300
 
 pytest_plugins = [
     f"tests.fixtures.{path.stem}" for path in sorted((TESTS / "fixtures").glob("*.py")) if path.stem != "__init__"
@@ -48,6 +49,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if (folder := _folder(item)) in FOLDER_MARKERS:
             item.add_marker(folder)
+        if folder == "e2e" and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(STACK_TIMEOUT_S))  # it may be the one that starts the stack
     if _is_worker(config):
         items.sort(key=lambda item: LONGEST_FIRST.index(folder) if (folder := _folder(item)) in LONGEST_FIRST else 9)
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
-import httpx
 
 from deploy.api import Api
 from deploy.cli import output, published
 from deploy.cli.deployment import Deployment, options
 from deploy.cli.examples import examples
+from deploy.request import NoAnswer, send
 from deploy.supervisor.record import version
 from schemas.connection import KafkaConnection
 from schemas.errors import TollwayError
@@ -126,8 +126,8 @@ def _asker(problems: list[str]) -> Callable[[Api, str], Any]:
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=PROBE_TIMEOUT_S, trust_env=False).is_success
-    except httpx.HTTPError:
+        return send("GET", f"{url}/readyz", {}, None, {}, PROBE_TIMEOUT_S).is_success
+    except NoAnswer:
         return False
 
 

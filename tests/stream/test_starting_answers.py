@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from deploy.api import lacks_of
+from deploy.request import Answer
 from enforcer.settings import EnforcerSettings
 from enforcer.worker import Worker
 from meter.sink import api
@@ -51,5 +52,5 @@ async def test_one_that_starts_says_what_it_lacks(make: Any, method: str, path: 
         answer = await client.request(method, path, json=None if method == "GET" else {"query": "SELECT 1"})
     assert answer.status_code == 503
     assert lacks
-    assert lacks_of(answer) == ", ".join(lacks)
+    assert lacks_of(Answer(answer.status_code, answer.content)) == ", ".join(lacks)
     assert lacks[0] in answer.json()["error"]["message"]

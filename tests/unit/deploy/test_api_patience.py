@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -147,6 +150,37 @@ def test_a_question_that_a_kill_cut_off_is_asked_again_a_change_is_not(method: s
                 with pytest.raises(TransportError, match="does not answer"):
                     api.call(method, "/x")
     assert listener.asked == asked
+
+
+def test_an_address_that_is_no_url_is_refused_by_name() -> None:
+    """Before anything is asked, with what it should look like."""
+    for url in ("localhost:8710", "ftp://host", "http://"):
+        with pytest.raises(ConfigError, match=re.escape(f"enforcer URL {url!r}: must be http://HOST:PORT")):
+            Api("enforcer", url)
+
+
+def test_a_service_below_a_path_is_asked_there(service: FakeService) -> None:
+    """A base URL may have a path; query and body arrive as they were given."""
+    service.answers["POST /below/x"] = (200, {"a": 1})
+    with Api("enforcer", f"{service.url}/below/", "t") as api:
+        assert api.call("POST", "/x", {"q": "a b&c", "none": None, "n": 1}, {"text": "Ü"}) == {"a": 1}
+    assert service.asked == [("POST", "/below/x?q=a+b%26c&n=1", {"text": "Ü"}, "Bearer t")]
+
+
+def test_one_that_does_not_answer_in_time_is_a_fault() -> None:
+    """A process that is frozen is neither waited for nor asked again."""
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        url = f"http://127.0.0.1:{frozen.getsockname()[1]}"
+        patience = Patience(PATIENT_S, lambda: True, pytest.fail)
+        with Api("history", url, timeout_s=0.1, patience=patience) as api, pytest.raises(TransportError, match="timed"):
+            api.get("/x")
+
+
+def test_the_command_line_imports_no_client_for_a_question() -> None:
+    """Most commands ask one thing and end: what they import is what they cost."""
+    ask = "import sys, deploy.cli.keys, deploy.cli.policy; print({'httpx', 'aiokafka', 'fastapi'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 class Listener:
