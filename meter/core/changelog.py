@@ -59,6 +59,7 @@ class RowRecord(msgspec.Struct, frozen=True, array_like=True):
     settled: int
     limit: int
     limit_version: int
+    begun: int
     decayed_ms: int
     holdings: list[HoldingRecord]
 
@@ -247,13 +248,13 @@ def _row_record(row: Row) -> RowRecord:
         HoldingRecord(*run, *(getattr(holding, name) for name in _HELD))
         for run, holding in sorted(row.holdings.items(), key=_run_of)
     ]
-    return RowRecord(row.key, row.settled, row.limit, row.limit_version, row.decayed_ms, held)
+    return RowRecord(row.key, row.settled, row.limit, row.limit_version, row.begun, row.decayed_ms, held)
 
 
 def _row(record: RowRecord) -> Row:
     row = Row(record.key)
     row.settled, row.limit, row.limit_version = record.settled, record.limit, record.limit_version
-    row.decayed_ms = record.decayed_ms
+    row.begun, row.decayed_ms = record.begun, record.decayed_ms
     for held in record.holdings:
         holding = row.holdings[held.instance, held.epoch] = Holding()
         for name in _HELD:

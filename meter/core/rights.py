@@ -93,24 +93,40 @@ def most_of(holding: Holding, ack: int) -> int:
 
 def begin(row: Row, prev: Row | None, members: Sequence[Member], fence: int, log_ms: int) -> None:
     """Turn the shares that members may be using into rights: the row's limit has become known at `fence`."""
+    row.begun = fence
     parties, gone = _parties(row, prev, members, log_ms)
     for party in parties:
         state, holding = party.state, party.holding
-        most = max((weight_of(grant.share).share(row.limit) for grant in state.grants if grant.share), default=0)
+        most = _unseen_share(state, row.limit, fence)
         if most:
             right = weight_of(state.grants[-1].share).share(row.limit - gone.sliding)
             _lower(holding, most, right, fence)
             row.holdings.setdefault(state.run, holding)
 
 
-def change_limit(row: Row, limit: int, fence: int) -> None:
-    """Put a new limit into force: a lower one lowers every right in proportion; a higher one frees the difference."""
+def change_limit(row: Row, limit: int, members: Sequence[Member], fence: int) -> None:
+    """Put a new limit into force: a lower one lowers every right in proportion; a higher one frees the difference.
+
+    A member that does not know the row yet may be using its share of the higher one already.
+    """
     before, row.limit = row.limit, limit
-    if limit >= before:
+    if limit < before:
+        for holding in row.holdings.values():
+            if holding.right:
+                _lower(holding, max(holding.most, holding.right), holding.right * limit // before, fence)
         return
-    for holding in row.holdings.values():
-        if holding.right:
-            _lower(holding, max(holding.most, holding.right), holding.right * limit // before, fence)
+    for state in members:
+        if state.ack < row.begun:
+            most = _unseen_share(state, limit, row.begun)
+            known = row.holdings.get(state.run)
+            if known is not None and most > most_of(known, state.ack):
+                known.most, known.since = most, max(known.since, row.begun)
+
+
+def _unseen_share(state: Member, limit: int, begun: int) -> int:
+    """Return the most that a member may be using of a row that it does not know, as its rights began at `begun`."""
+    shares = [grant.share for grant in state.grants if grant.share and grant.since < begun]
+    return max((weight_of(share).share(limit) for share in shares), default=0)
 
 
 def note_demand(row: Row, run: Run, log_ms: int) -> None:

@@ -60,8 +60,8 @@ class Row:
     """One counter. `settled` and `inflight` are in the unit of its measure."""
 
     __slots__ = (
-        "decayed_ms", "due_ms", "end_ms", "holdings", "inflight", "key", "limit", "limit_version", "mark", "measure",
-        "prev_key", "settled", "slides_ms", "slot",
+        "begun", "decayed_ms", "due_ms", "end_ms", "holdings", "inflight", "key", "limit", "limit_version", "mark",
+        "measure", "prev_key", "settled", "slides_ms", "slot",
     )  # fmt: skip
 
     def __init__(self, key: str) -> None:
@@ -87,6 +87,8 @@ class Row:
         """As replicas tell it; -1 as long as none has."""
         self.limit_version = 0
         """Of the policy that the limit is from."""
+        self.begun = 0
+        """The fence from which on snapshots carry a limit and rights."""
         self.holdings: dict[Run, Holding] = {}
         self.decayed_ms = 0
         """Log time at which demands were halved last."""

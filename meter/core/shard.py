@@ -317,8 +317,10 @@ class Shard:
             row.limit = limit
             begin(row, self.rows.by_key.get(row.prev_key), self.runs.members, self._offset + 1, self.log_ms)
         elif limit != row.limit:
-            change_limit(row, limit, self._offset + 1)
-            self._forced.add(row)
+            change_limit(row, limit, self.runs.members, self._offset + 1)
+        else:
+            return
+        self._forced.add(row)
 
     def _set_wants(self, state: RunState, batch: ReadBatch) -> Fault | None:
         problem = None

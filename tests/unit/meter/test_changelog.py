@@ -30,7 +30,7 @@ def test_a_restored_state_equals_the_one_that_was_written() -> None:
     before, after = log.shard.rows, again.shard.rows
     for key, row in before.by_key.items():
         same = after.by_key[key]
-        for name in ("settled", "inflight", "limit", "limit_version", "decayed_ms"):
+        for name in ("settled", "inflight", "limit", "limit_version", "begun", "decayed_ms"):
             assert getattr(same, name) == getattr(row, name), name
         assert same.holdings.keys() == row.holdings.keys()
         for run, holding in row.holdings.items():
