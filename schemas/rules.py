@@ -6,6 +6,7 @@ request come to is in docs/rules.md.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -169,9 +170,9 @@ class Rule(DocumentPart):
         """Attributes beside `org` that scopes of this rule name, in the rule's order."""
         return tuple(dict.fromkeys(name for name in self.per if name != "org"))
 
+    @abc.abstractmethod
     def counted(self) -> tuple[Counted, ...]:
         """Return what the rule counts."""
-        raise NotImplementedError
 
 
 class Limit(Rule):

@@ -43,3 +43,18 @@ def test_against_nothing_every_part_is_new() -> None:
     found = changes(None, document())
     assert {"orgs", "models", "budgets"} <= {change.path for change in found}
     assert all(change.before is None for change in found)
+
+
+def test_what_rules_say_of_their_cap_is_shown_as_documents_say_it() -> None:
+    """Rungs by their percent, periods in words, schedules by name with the document's own field names."""
+    before = DOCUMENT + "schedules:\n  - {name: night, rules: [key-minute], multiply: 150%, from: 22:00, to: '06:00'}\n"
+    after = before.replace("rpm: 20", "rpm: 20, rpd: 90, ladder: {80%: warn, 100%: queue}").replace("22:00", '"23:30"')
+    after = after.replace("period: month", "period: rolling 30d")
+    found = {change.path: (change.before, change.after) for change in changes(document(before), document(after))}
+    assert found == {
+        "budgets.team-month.period": ("month", "rolling 30d"),
+        "limits.key-minute.ladder.80": (None, "warn"),
+        "limits.key-minute.ladder.100": ("block", "queue"),
+        "limits.key-minute.rpd": (None, 90),
+        "schedules.night.from": (1320, "23:30"),
+    }
