@@ -19,7 +19,7 @@ BEYOND_TOKENS = CHUNK_TOKENS // 4
 
 def keep_ahead(flow: Outflow, hold: Hold, plan: Plan, now_ms: int) -> Denied | None:
     """Reserve more for a stream that has come close to what it holds; return what ends it, if something does."""
-    denied = _extend(flow, hold, CHUNK_TOKENS, now_ms)
+    denied = _extend(flow, hold, plan, CHUNK_TOKENS, now_ms)
     if denied is None:
         end_claim(flow)
         return None
@@ -27,9 +27,9 @@ def keep_ahead(flow: Outflow, hold: Hold, plan: Plan, now_ms: int) -> Denied | N
     if flow.output <= flow.covered:
         flow.put_off(ASK_AGAIN_TOKENS)
         return None
-    if _extend(flow, hold, BEYOND_TOKENS, now_ms, goes_beyond=True) is None:
+    if _extend(flow, hold, plan, BEYOND_TOKENS, now_ms, goes_beyond=True) is None:
         return None
-    return _extend(flow, hold, 0, now_ms, goes_beyond=True)
+    return _extend(flow, hold, plan, 0, now_ms, goes_beyond=True)
 
 
 def end_claim(flow: Outflow) -> None:
@@ -51,11 +51,11 @@ def _claim(flow: Outflow, plan: Plan, denied: Denied) -> None:
 
 
 def _extend(
-    flow: Outflow, hold: Hold, chunk_tokens: int, now_ms: int, *, goes_beyond: bool = False
+    flow: Outflow, hold: Hold, plan: Plan, chunk_tokens: int, now_ms: int, *, goes_beyond: bool = False
 ) -> Denied | None:  # fmt: skip
     """Reserve `chunk_tokens` beyond what the stream has used."""
     tokens, nanos = flow.wanted(chunk_tokens)
-    denied = hold.extend(tokens, nanos, now_ms, goes_beyond=goes_beyond)
+    denied = hold.extend(tokens, nanos, now_ms, tier=plan.tier, goes_beyond=goes_beyond)
     if denied is None:
         flow.extended(tokens, nanos)
     return denied

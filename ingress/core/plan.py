@@ -142,20 +142,23 @@ class Hold:
         self._touch()
         self._shard.waiting.stir()
 
-    def extend(self, tokens: int, nanos: int, now_ms: int, *, goes_beyond: bool = False) -> Denied | None:
+    def extend(
+        self, tokens: int, nanos: int, now_ms: int, *, tier: int = 1, goes_beyond: bool = False
+    ) -> Denied | None:  # fmt: skip
         """Reserve `tokens` and `nanos` more for the same request, in all rows or in none; return what is in the way.
 
-        With `goes_beyond`, which is for what has been used already, only rows whose rule ends answers are; others are
-        booked beyond their limit, and note if the requests that follow shall go to a cheaper model.
+        What is withheld from its `tier` is not taken, and the grace of tier 0 is. With `goes_beyond`, which is for what
+        has been used already, only rows whose rule ends answers are in the way; others are booked beyond their limit,
+        and note if the requests that follow shall go to a cheaper model.
         """
         if self.is_settled:
             return None
         binding = self._binding
         for rows, asked in ((binding.tokens, tokens), (binding.costs, nanos)):
             for row in rows:
-                if row.room < asked and row.ceiling.mode == "enforce":
+                if (row.room < asked or not row.ceiling.is_plain) and row.ceiling.mode == "enforce":
                     row.recompute(now_ms)
-                    if row.room < asked:
+                    if _free(row, tier) < asked:
                         final_unit = row.ceiling.final_unit
                         if not goes_beyond or final_unit == "terminate":
                             return denied_by(row, asked, now_ms, Judged(action=final_unit))
@@ -449,6 +452,15 @@ def _reaches_a_rung(binding: Binding, asked: tuple[int, int, int]) -> bool:
 def _kept(row: Row, percent: int) -> int:
     """Return `percent` of what this replica may have in the row, rounded up."""
     return -(-(row.room + row.own_part) * percent // 100)
+
+
+def _free(row: Row, tier: int) -> int:
+    """Return what requests of `tier` may still take here."""
+    ceiling = row.ceiling
+    percent = ceiling.withheld[tier]
+    if percent:
+        return row.room - max(0, _kept(row, percent))
+    return row.room + _kept(row, ceiling.grace_percent) if tier == 0 and ceiling.grace_percent else row.room
 
 
 def _detached(shard: Shard, now_ms: int) -> Denied:

@@ -62,7 +62,9 @@ class FakeHold:
     def settle(self, requests: int, tokens: int, nanos: int) -> None:
         self.settled.append((requests, tokens, nanos))
 
-    def extend(self, tokens: int, nanos: int, now_ms: int, *, goes_beyond: bool = False) -> Denied | None:
+    def extend(
+        self, tokens: int, nanos: int, now_ms: int, *, tier: int = 1, goes_beyond: bool = False
+    ) -> Denied | None:  # fmt: skip
         assert not self.settled
         self.asked.append((tokens, nanos))
         if tokens > self.room and not (goes_beyond and self.refusal.final_unit != "terminate"):

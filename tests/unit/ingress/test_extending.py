@@ -175,6 +175,21 @@ def test_plan_knows_whether_its_budgets_cut_off(final_unit: str, cuts_off: bool)
     assert plan._binding.costs[0].may_miss == plan._binding.tokens[0].may_miss == 0
 
 
+@pytest.mark.parametrize(("tier", "left"), [(2, 6_000), (1, 10_000), (0, 22_000)])
+def test_stream_of_a_tier_leaves_what_is_withheld_from_it(tier: int, left: int) -> None:
+    """An experiment that streams does not take what is reserved for others; critical work has its grace."""
+    document = POLICY.replace("FINAL", "terminate").replace("STRICT", "false")
+    rule = document.replace("strict: false", "reserve: {0: 50%, 1: 20%}, grace: 10%")
+    registry = member_of(Registry(1))
+    plan = plan_of(resolver_of(rule, registry=registry), tier=tier)
+    row_room = 20_000
+    hold = held(plan.admit(START_MS, 10, 1_000))
+    assert hold.extend(0, left - 1_000 + 1, START_MS, tier=plan.tier) is not None
+    assert plan._binding.costs[0].room == row_room - 1_000
+    assert hold.extend(0, left - 1_000, START_MS, tier=plan.tier) is None
+    assert hold.nanos == left
+
+
 def test_strict_budget_refuses_what_may_not_fit() -> None:
     """What a request might use at worst is held, so nothing is missed, and a small budget refuses a large request."""
     registry = member_of(Registry(1))
