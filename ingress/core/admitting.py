@@ -6,6 +6,8 @@ whole life of a request, `climb` what happens at the cap of a rule. Free of I/O,
 
 from __future__ import annotations
 
+from typing import Any
+
 from ingress.core.caps import NO_CAPS, Broken, broken_cap
 from ingress.core.climb import Climb
 from ingress.core.errors import error_body
@@ -253,6 +255,8 @@ class Admitting:
             b"content-length: %d\r\n\r\n" % len(sent), sent,
         ))  # fmt: skip
         self.state = ADMITTED
+        self._fields = _NO_FIELDS  # they may be large, and the request may be long
+        self._climb = None  # it holds this exchange: without the circle both go at once
         event = record.admitted(reserved.tokens, reserved.nanos, now_ms)
         self._effects.record_admitted(plan.partition, event, decisions)
 
@@ -307,6 +311,7 @@ class Admitting:
         """Release the reservation, if there is one, and write a terminal event that charges nothing."""
         if self.state == WAITING and self._climb is not None:
             self._climb.leave(now_ms)
+        self._climb = None
         self.state = ENDING
         if self._hold is not None:
             self._hold.settle(0, 0, 0)
@@ -325,3 +330,4 @@ class Admitting:
 
 
 _NO_HEAD = RequestHead()
+_NO_FIELDS: dict[str, Any] = {}

@@ -56,12 +56,6 @@ def free_room(rungs: Rungs, used: int, limit: int) -> int:
     return max(0, begins_at(min(first, 100), limit) - used)
 
 
-def next_rung_room(rungs: Rungs, used: int, limit: int) -> int:
-    """Return how much may still be used before a rung above the present one begins; 0 beyond the last."""
-    bounds = [begins_at(percent, limit) - used for percent, _ in (*rungs, *BLOCK)]
-    return min((bound for bound in bounds if bound >= 0), default=0)
-
-
 def seen_limit(limit: int, withheld_percent: int) -> int:
     """Return the part of `limit` that a tier sees from which `withheld_percent` is kept for more important ones."""
     return limit - withheld_percent * limit // 100

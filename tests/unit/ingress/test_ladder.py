@@ -16,7 +16,6 @@ from ingress.core.ladder import (
     grace_limit,
     interval_ms,
     judge,
-    next_rung_room,
     rung,
     seen_limit,
 )
@@ -66,13 +65,6 @@ def test_free_room_is_exactly_what_no_rung_touches(rungs: list[tuple[int, str]],
         assert rung(ladder, used + free + 1, limit) != ""
     else:
         assert free == 0
-
-
-def test_room_to_the_next_rung() -> None:
-    """From rung to rung, and none beyond the last."""
-    rooms = [next_rung_room(FULL, used, 100) for used in (0, 80, 81, 90, 99, 100, 101)]
-    assert rooms == [80, 0, 9, 0, 1, 0, 0]
-    assert next_rung_room((), 30, 100) == 70
 
 
 @pytest.mark.parametrize(
