@@ -25,7 +25,8 @@ class CutOff(msgspec.Struct, frozen=True):
     """For an answer that has no id of its own yet, as has `model`."""
     model: str
     now_s: int
-    choices: int
+    choices: tuple[int, ...]
+    """Those that have not ended, by index."""
     usage: TokenUsage
     """Charged: what was delivered, estimated high."""
     rule: str

@@ -204,8 +204,8 @@ class Exchange(Admitting):
         usage = flow.usage
         decision = record.termination(denied, now_ms)
         cut = CutOff(
-            self.request_id, plan.model, now_ms // 1000, self._ask.choices, usage, denied.rule, denied.measure,
-            denied.scope, denied.limit, id_text(record.decision_id).decode(),
+            self.request_id, plan.model, now_ms // 1000, tuple(sorted(flow.open_choices)), usage, denied.rule,
+            denied.measure, denied.scope, denied.limit, id_text(record.decision_id).decode(),
         )  # fmt: skip
         self._out = relay.reader.ending(flow.last, cut)
         self._last = END

@@ -44,6 +44,9 @@ class EventReader(Protocol):
     def take(self, data: bytes) -> bool:
         """Note the usage in the data of an event; True if the client must not see the event."""
 
+    def finished(self, block: bytes) -> frozenset[int]:
+        """Return the choices that end in a block of events."""
+
     def ending(self, last: bytes, cut: CutOff) -> bytes:
         """Return the events that end a stream in which `last` were the last ones, by the rules of its protocol."""
 

@@ -42,9 +42,10 @@ class Outflow:
     """The output of one stream, and the part of it that is reserved."""
 
     __slots__ = (
-        "_base", "_before", "_block_pieces", "_block_text", "_density", "_due_bytes", "_held_nanos", "_held_tokens",
-        "_input_femtos", "_is_known", "_last", "_most", "_other", "_pieces", "_price", "_rate", "_reader", "_text",
-        "_told", "_told_text", "_waiting", "_waiting_bytes", "ask_at", "claimed", "covered", "input", "output",
+        "_base", "_before", "_before_open", "_block_pieces", "_block_text", "_density", "_due_bytes", "_held_nanos",
+        "_held_tokens", "_input_femtos", "_is_known", "_last", "_most", "_other", "_pieces", "_price", "_rate",
+        "_reader", "_text", "_told", "_told_text", "_waiting", "_waiting_bytes", "ask_at", "claimed", "covered",
+        "input", "open_choices", "output",
     )  # fmt: skip
 
     def __init__(self, ask: Ask, reserved: Reservation, price: Price, reader: EventReader) -> None:
@@ -59,6 +60,8 @@ class Outflow:
         self._block_pieces = self._block_text = self._other = 0
         self._is_known = False
         self._before = self._last = b""
+        self.open_choices = self._before_open = frozenset(range(ask.choices))
+        """Choices whose end has not been seen; of a single one nobody looks."""
         self._waiting: list[bytes] = []
         self._waiting_bytes = self._due_bytes = 0
         self.output = 0
@@ -95,7 +98,7 @@ class Outflow:
         if blocks:
             self._add(b"".join(blocks))
             self._remember(blocks)
-        self._before = self._last
+        self._before, self._before_open = self._last, self.open_choices
         self._block_pieces, self._block_text = self._add(last)
         self._remember([last])
         if self._reader.reported is not self._told:
@@ -109,6 +112,8 @@ class Outflow:
             self._other += len(block)
             return 0, 0
         self._is_known = True
+        if len(self.open_choices) > 1:
+            self.open_choices -= self._reader.finished(block)
         found = _texts_of(block, self._reader.text_mark)
         if len(found) != deltas or 0 in found:
             found = [len(text) for text in _texts(block, block.find(_DELTA)) if text]
@@ -140,7 +145,7 @@ class Outflow:
         """Take the last block back: it does not go to the client."""
         self._pieces = max(0, self._pieces - self._block_pieces)
         self._text = max(0, self._text - self._block_text)
-        self._last = self._before
+        self._last, self.open_choices = self._before, self._before_open
         self._sum()
 
     def _take_told(self, told: Reported) -> None:

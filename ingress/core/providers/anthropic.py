@@ -124,6 +124,10 @@ class AnthropicStream:
             self.is_complete = True
         return False
 
+    def finished(self, block: bytes) -> frozenset[int]:
+        """Return the choices that end in a block: a message has only one, which ends with the stream."""
+        return frozenset()
+
     def ending(self, last: bytes, cut: CutOff) -> bytes:
         """Return the events that end the stream: the end of an open block, reason and usage, the stop."""
         index = _open_block(last)

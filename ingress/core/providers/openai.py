@@ -53,6 +53,16 @@ class _Chunk(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
 
 
+class _Choice(msgspec.Struct):
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class _Ends(msgspec.Struct):
+    choices: list[_Choice] | None = None
+
+
+_decode_ends = msgspec.json.Decoder(_Ends).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_any = msgspec.json.Decoder().decode
@@ -141,15 +151,26 @@ class OpenAIStream:
         self.is_complete = not chunk.choices
         return self._hides_usage and self.is_complete
 
+    def finished(self, block: bytes) -> frozenset[int]:
+        """Return the choices that end in a block of events."""
+        found = set()
+        for event in split_events(block) if b'"finish_reason"' in block else ():
+            try:
+                chunk = _decode_ends(data_of(event))
+            except (msgspec.MsgspecError, UnicodeError, RecursionError):
+                continue
+            found |= {choice.index for choice in chunk.choices or () if choice.finish_reason}
+        return frozenset(found)
+
     def ending(self, last: bytes, cut: CutOff) -> bytes:
-        """Return the events that end the stream: reason `length` for all choices, the usage if asked for, the mark."""
+        """Return the events that end the stream: reason `length` for open choices, the usage if asked for, the mark."""
         chunk: dict[str, Any] = {
             "id": cut.answer_id, "object": "chat.completion.chunk", "created": cut.now_s, "model": cut.model,
         }  # fmt: skip
         chunk.update(_head_of(last))
         end: dict[str, Any] = {"delta": {}, "logprobs": None, "finish_reason": "length"}
         usage: dict[str, Any] = {} if self._hides_usage else {"usage": None}
-        chunks = [{**chunk, "choices": [{"index": at, **end} for at in range(cut.choices)], **usage,
+        chunks = [{**chunk, "choices": [{"index": at, **end} for at in cut.choices], **usage,
                    "tollway": cut.notice}]  # fmt: skip
         if usage:
             counts = {"prompt_tokens": cut.usage.all_input, "completion_tokens": cut.usage.all_output,
