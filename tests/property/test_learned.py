@@ -34,6 +34,7 @@ def _played(samples: list[tuple[int, float]], times: int) -> Density:
     return density
 
 
+@settings(max_examples=60)
 @given(SAMPLES, st.integers(1, 20))
 def test_density_bounds_what_was_seen_of_late(samples: list[tuple[int, float]], times: int) -> None:
     """Whatever was among the last answers would have been reserved in full, and the bound stays within its limits."""
@@ -44,6 +45,7 @@ def test_density_bounds_what_was_seen_of_late(samples: list[tuple[int, float]], 
         assert density.bound >= START_DENSITY
 
 
+@settings(max_examples=40)
 @given(SAMPLES, st.randoms(use_true_random=False))
 def test_order_within_a_generation_makes_no_difference(samples: list[tuple[int, float]], rng: object) -> None:
     """The same answers in another order teach the same."""
