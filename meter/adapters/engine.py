@@ -43,6 +43,13 @@ class NullMonitor(faust.Monitor):
         """Do nothing."""
 
 
+class StatelessApp(faust.App):
+    """An app that keeps nothing in files: its state is in Kafka."""
+
+    def _create_directories(self) -> None:
+        """Make none where the process was started."""
+
+
 class FencedConsumer(Consumer):
     """Faust's consumer, but reading goes on from the fences once there are any."""
 
@@ -82,7 +89,7 @@ class Engine:
         connection = settings.kafka
         self.usage = topic_name(USAGE, connection.topic_prefix)
         self.state = topic_name(QUOTA_STATE, connection.topic_prefix)
-        self.app: Any = faust.App(
+        self.app: Any = StatelessApp(
             settings.group,
             broker=[f"kafka://{address.strip()}" for address in connection.bootstrap.split(",")],
             broker_credentials=credentials(connection),

@@ -55,7 +55,9 @@ class MeterProcess:
     def start(self) -> None:
         """Start it; its log is appended to the file."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([sys.executable, "-m", "meter"], env=self._environment, stderr=log)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "meter"], cwd=self._log.parent, env=self._environment, stderr=log
+            )
 
     async def ready(self) -> float:
         """Wait until it is ready; return how long that took, in seconds."""

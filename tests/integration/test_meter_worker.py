@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections import defaultdict
@@ -123,7 +124,7 @@ async def test_the_sums_are_the_logs_after_every_kill(lab: Lab, meter: MeterProc
     assert len(lab.view.publishers) == 4
 
 
-async def test_a_stop_leaves_nothing_to_fold_again(lab: Lab, meter: MeterProcess) -> None:
+async def test_a_stop_leaves_nothing_to_fold_again(lab: Lab, meter: MeterProcess, tmp_path: Path) -> None:
     """SIGTERM: a last flush, the offsets committed, exit 0 within seconds; the next start folds nothing twice."""
     traffic = Traffic(lab)
     meter.start()
@@ -139,6 +140,7 @@ async def test_a_stop_leaves_nothing_to_fold_again(lab: Lab, meter: MeterProcess
     assert await meter.metric("tollway_meter_fence") == sum(ends.values())
     assert await meter.metric("tollway_meter_records_total") == 0
     assert await meter.metric("tollway_meter_skipped_records_total") == 0
+    assert os.listdir(tmp_path) == ["meter.log"], "it leaves nothing where it was started"
 
 
 async def test_undecodable_records_are_set_aside_with_reason_and_origin(lab: Lab, meter: MeterProcess) -> None:
@@ -203,7 +205,6 @@ async def test_changed_rows_are_published_within_milliseconds(lab: Lab, meter: M
 
 async def test_wrong_settings_are_named() -> None:
     """`--check-config` prints every fault and exits with 2."""
-    import os
     import sys
 
     wrong = {"TOLLWAY_METER_PORT": "no port", "TOLLWAY_METER_KAFKA__PARTITIONS": "0"}
