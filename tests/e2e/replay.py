@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +28,25 @@ class Told:
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    longest_wait_ms: int = 0
+    """What the request waited for room that waited longest."""
+
+
+def peak(amounts: list[tuple[float, int]], window_s: float) -> int:
+    """Return the most that a window which slides over two buckets ever counts, wherever its edges fall.
+
+    `amounts` are (second, amount) in order. At a moment it counts its own bucket so far, and of the one before the
+    part that is not yet past.
+    """
+    most = 0.0
+    for phase in range(12):
+        buckets: dict[int, int] = {}
+        for at_s, amount in amounts:
+            number, into_s = divmod(at_s + phase * window_s / 12, window_s)
+            buckets[int(number)] = buckets.get(int(number), 0) + amount
+            before = buckets.get(int(number) - 1, 0) * (1 - into_s / window_s)
+            most = max(most, buckets[int(number)] + before)
+    return math.ceil(most)
 
 
 def read_trace(path: Path) -> list[Call]:
@@ -64,5 +84,6 @@ async def _send(client: httpx.AsyncClient, url: str, secret: str, call: Call, to
     answer.raise_for_status()
     usage = answer.json()["usage"]
     told.requests += 1
+    told.longest_wait_ms = max(told.longest_wait_ms, int(answer.headers.get("x-tollway-waited-ms", 0)))
     told.input_tokens += usage["prompt_tokens"]
     told.output_tokens += usage["completion_tokens"]
