@@ -13,7 +13,8 @@ OnFailure = Literal["share", "closed", "open", "stop"]
 """`share`: go on with what this replica may use by itself, as at any other time; no limit is ever passed. Without the
 broker that ends after 54 s, when others may be given its part: then it is `closed`.
 `closed`: refuse.
-`open`: go on beyond that by a bounded allowance, which is what may go beyond the limit; counted all the same.
+`open`: go on beyond that by a bounded allowance, which is what may go beyond the limit; counted all the same. Without
+the broker it is all that is left after 54 s.
 `stop`: the replica says that it is not ready and refuses everything of the tier, so that a load balancer passes it by.
 """
 DEPENDENCIES: tuple[DependencyName, ...] = ("kafka", "meter")

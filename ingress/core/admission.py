@@ -395,7 +395,7 @@ class Registry:
         """Begin a new epoch: no share until the meter gives one; everything in flight is carried by its records."""
         shard = self.shards[partition]
         shard.weight, shard.hw, shard.is_synced, shard.place = NO_WEIGHT, 0, False, -1
-        shard.joined_at = shard.unconfirmed = None
+        shard.joined_at = shard.unconfirmed = shard.missing = None
         shard.generation += 1
         for row in shard.rows.values():
             row.rejoin()

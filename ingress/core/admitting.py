@@ -30,6 +30,11 @@ from schemas.usage import Status, UsageSource
 
 DETACHED = "This replica may not admit requests: it has lost its share of the limits, or the broker"
 """What clients are told while the log does not take our records, or others have our share."""
+GONE = {
+    "kafka": "This replica refuses requests of tier {}: the broker has acknowledged nothing for too long",
+    "meter": "This replica refuses requests of tier {}: the meter has published nothing for too long",
+}
+"""What they are told where the policy's failure table applies."""
 
 READING, WAITING, ADMITTED, SENT, RELAYING, ENDING, DONE = range(7)
 """States of an exchange."""
@@ -287,7 +292,8 @@ class Admitting:
             climb.leave(now_ms)
         decisions: tuple[bytes, ...] = ()
         if isinstance(denied, Denied) and denied.reason == "detached":
-            refusal.message = f"{DETACHED}. Retry, or ask another replica."
+            told = GONE[denied.gone].format(denied.tier) if denied.gone else DETACHED
+            refusal.message = f"{told}. Retry, or ask another replica."
             refusal.lines += b"retry-after: %d\r\n" % max(1, denied.retry_after_s)
         elif denied is not None:
             waited_ms, avoided = (0, 0) if climb is None else (climb.waited_ms, climb.reserved.nanos)

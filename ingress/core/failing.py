@@ -3,7 +3,8 @@
 For as long as the broker acknowledges its records, a replica keeps what it may use by itself, meter or no meter: that
 is exact, whatever happens. A replica that the broker has not heard of for `SELF_FENCE_MS` has to take its part for
 given away. What applies then, and once a dependency has been gone for longer than the policy's `after`, is a row of
-the policy's `failure` table by tier. Knows no clock.
+the policy's `failure` table by tier. `open` adds its allowance to what the replica may use by itself, which is nothing
+once its part may be given away: so what goes beyond a limit is the allowance, whoever was given what. Knows no clock.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ from schemas.published import SELF_FENCE_MS
 
 if TYPE_CHECKING:
     from ingress.core.admission import Shard
+    from ingress.core.rows import Row
 
 TIERS = (0, 1, 2)
 
 
 def missing(shard: Shard, failure: Failure, now_ms: int) -> DependencyName | None:
-    """Return what a shard has been without for so long that the failure table applies; None if nothing."""
-    if not shard.backed_until_ms or not shard.installed_ms:
+    """Return what a shard has been without for so long that the failure table applies; None if nothing.
+
+    The meter is gone if the broker has taken records all the while; without a broker it cannot be heard.
+    """
+    if not shard.backed_until_ms or not shard.installed_ms or not shard.weight.num:
         return None  # not there yet, rather than gone
     backed_ms = shard.backed_until_ms - SELF_FENCE_MS
     if now_ms >= shard.fence_at_ms or now_ms - backed_ms > failure.after:
         return "kafka"
-    return "meter" if now_ms - shard.installed_ms > failure.after else None
+    return "meter" if backed_ms - shard.installed_ms > failure.after else None
 
 
 def mode_of(shard: Shard, failure: Failure, tier: int, now_ms: int) -> FailureMode:
@@ -39,6 +44,12 @@ def mode_of(shard: Shard, failure: Failure, tier: int, now_ms: int) -> FailureMo
     if mode.action == "share" and now_ms >= shard.fence_at_ms:
         return FailureMode("closed", 0)
     return mode
+
+
+def open_room(row: Row, free: int, allowance_percent: int, now_ms: int) -> int:
+    """Return what may still be used in a row of which a tier may use `free` by itself, with the allowance of `open`."""
+    by_itself = free if now_ms < row.shard.fence_at_ms else -row.own_part
+    return by_itself + allowance_percent * row.limit // 100
 
 
 def refuses_everybody(shard: Shard, failure: Failure, now_ms: int) -> bool:

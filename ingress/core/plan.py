@@ -14,7 +14,7 @@ import msgspec
 from ingress.core.admission import Binding, Registry, RowSpec, Shard
 from ingress.core.caps import NO_CAPS, Caps
 from ingress.core.denying import denied_by, fits_at_ms, note_of, severity, wait_s
-from ingress.core.failing import mode_of
+from ingress.core.failing import mode_of, open_room
 from ingress.core.ladder import GOES_ON, Judged, judge, seen_limit
 from ingress.core.rows import Row
 from ingress.core.verdicts import Denied, Note
@@ -28,6 +28,8 @@ __all__ = ["Denied", "Hold", "Note", "Plan", "fits_at_ms"]
 HEADER_MS = 250
 """Header lines may count a sliding window as it was this long ago."""
 NOTHING_PASSED: frozenset[str] = frozenset()
+_SHORT = frozenset({"", "wait", "queue", "block"})
+"""What is said of a request for which there is no room, rather than of one that is near the cap."""
 
 
 class Hold:
@@ -326,7 +328,7 @@ class Plan:
         if shard.missing is not None:
             mode = mode_of(shard, self._registry.failure, self.tier, now_ms)
             if mode.action in ("closed", "stop"):
-                return _detached(shard, now_ms)
+                return _detached(shard, now_ms, self.tier)
             allowance = mode.allowance_percent
         elif now_ms >= shard.fence_at_ms or (binding.all and shard.weight.num == 0):
             return _detached(shard, now_ms)
@@ -350,20 +352,24 @@ class Plan:
         """
         worst: Denied | None = None
         notes: list[Note] = []
+        has_part = now_ms < self._shard.fence_at_ms  # without one, only `open` comes here
         for row in binding.all:
-            asked = _asked(row.ceiling.measure, *amounts)
-            if not asked or (row.ceiling.is_plain and row.room >= asked):
-                continue
-            if allowance and row.room + allowance * row.limit // 100 >= asked:
-                notes.append(note_of(row, asked, now_ms, Judged(note="open")))
+            ceiling, asked = row.ceiling, _asked(row.ceiling.measure, *amounts)
+            if not asked or (ceiling.is_plain and row.room >= asked and has_part):
                 continue
             judged = GOES_ON
-            if not row.ceiling.is_plain:
+            if not ceiling.is_plain:
                 judged = self._judge(row, asked, now_ms, passed)
                 if judged.note:
                     notes.append(note_of(row, asked, now_ms, judged, self.tier))
-                if not judged.action:
+                if not judged.action and (has_part or ceiling.mode != "enforce"):
                     continue
+            if allowance and judged.action in _SHORT:
+                if open_room(row, _free(row, self.tier), allowance, now_ms) >= asked:
+                    notes.append(note_of(row, asked, now_ms, Judged(note="open"), self.tier))
+                    continue
+                if not has_part:
+                    return _detached(self._shard, now_ms, self.tier), []
             denied = denied_by(row, asked, now_ms, judged, self.tier)
             if worst is None or severity(denied) > severity(worst):
                 worst = denied
@@ -463,8 +469,9 @@ def _free(row: Row, tier: int) -> int:
     return row.room + _kept(row, ceiling.grace_percent) if tier == 0 and ceiling.grace_percent else row.room
 
 
-def _detached(shard: Shard, now_ms: int) -> Denied:
-    return Denied("detached", fence=shard.fence, staleness_ms=shard.staleness_ms(now_ms), status=503)
+def _detached(shard: Shard, now_ms: int, tier: int = 1) -> Denied:
+    stale_ms, gone = shard.staleness_ms(now_ms), shard.missing or ""
+    return Denied("detached", fence=shard.fence, staleness_ms=stale_ms, status=503, tier=tier, gone=gone)
 
 
 def _add_miss(binding: Binding, tokens: int, nanos: int) -> None:

@@ -60,6 +60,8 @@ class Denied(msgspec.Struct, frozen=True):
     """The part of `limit` that its tier sees; 0 where nothing is withheld from it."""
     want: int = 0
     """Room that requests which wait at the row have asked for."""
+    gone: str = ""
+    """`kafka` or `meter`, where the policy refuses the tier while that is gone."""
     at_ms: int = 0
     """The moment that all of this is of, unix ms."""
 

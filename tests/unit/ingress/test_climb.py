@@ -311,6 +311,17 @@ def test_warned_request_says_so_in_a_header_and_in_one_record_a_minute() -> None
     assert other.context.stats.actions == {"warn": 1}
 
 
+def test_the_allowance_of_a_failure_is_told_and_recorded_once_a_minute() -> None:
+    """What goes on beyond this replica's part while the broker is gone can be found among the decisions."""
+    note = WARN._replace(kind="open", rung="")
+    stage = _at_cap((note, note))
+    assert "x-tollway-warning" in _go_on(stage)
+    (decision,) = stage.decisions
+    assert (decision.action, decision.row, decision.cost_avoided_nanos) == ("open", ROW, 0)
+    assert stage.terminal.decision_id == decision.id
+    assert stage.context.stats.actions == {"open": 2}
+
+
 def test_shadow_rule_is_recorded_each_time_and_seen_by_nobody() -> None:
     """What it would have done is in the record, with the cost that it would have avoided; the client sees nothing."""
     note = WARN._replace(kind="shadow", rung="block")
