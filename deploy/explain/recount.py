@@ -13,13 +13,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from deploy.explain.witness import Standing, Witness
+from deploy.explain.witness import Standing, Witness, counted
 from ingress.core.ladder import begins_at, grace_limit, seen_limit
 from schemas.decisions import Action, Decision
 from schemas.quota import NO_WEIGHT
-from schemas.rows import Measure, parse_row_key
 from schemas.rules import Rule
-from schemas.windows import Period
 
 SHORT, OVER = "short", "over"
 _ONLY_TOLD = frozenset({Action.WARN.value, Action.SOFT.value, Action.SHADOW.value})
@@ -61,20 +59,6 @@ def recount(decision: Decision, witness: Witness, rule: Rule | None) -> list[Che
 def agrees(checks: list[Check]) -> bool:
     """Tell whether nothing differs."""
     return all(check.agrees for check in checks)
-
-
-def counted(decision: Decision, amount: int) -> int:
-    """Return how much of an amount in the window before counted in the decision's row, rounded up."""
-    key = parse_row_key(decision.row)
-    if amount <= 0:
-        return 0
-    if key.measure == Measure.CONCURRENCY:
-        return amount
-    if key.window.period not in (Period.MINUTE, Period.ROLLING):
-        return 0
-    length_ms = (key.window.end - key.window.start) * 1000
-    left_ms = min(max(key.window.end * 1000 - decision.decided_ms, 0), length_ms)
-    return -(-amount * left_ms // length_ms)
 
 
 def _right(decision: Decision, standing: Standing) -> Check:
@@ -123,13 +107,15 @@ def _own(decision: Decision, witness: Witness) -> Check:
     parts = [told.own + counted(decision, told.own_before) for told in around]
     low, high = min(parts), max(parts)
     text = str(low) if low == high else f"{low} … {high}"
-    slack = 1 if any(told.own_before for told in around) else 0
-    if decision.pending <= high + slack:
-        note = "" if decision.pending >= low - slack else "given back since, and not on the log yet"
+    if witness.is_within:
+        note = "" if decision.pending >= low - 1 else "given back since, and not on the log yet"
         return Check("own part", decision.pending, text, True, note)
     if witness.given_back:
         count = len(witness.given_back)
         note = f"{count} requests were in flight then and gave back before the next record"
+        return Check("own part", decision.pending, text, True, note)
+    if witness.has_ended and witness.in_flight:
+        note = f"its run ended soon after: of {len(witness.in_flight)} requests of that time only the end is known"
         return Check("own part", decision.pending, text, True, note)
     return Check("own part", decision.pending, text, False, "no request on the log explains the difference")
 

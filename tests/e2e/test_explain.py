@@ -40,6 +40,7 @@ def _ask(client: openai.OpenAI, output: int = 10) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_decisions_of_two_replicas_follow_from_the_log_and_forged_ones_do_not(stack: Stack, org: str) -> None:
     """A refusal by requests and one by money agree; copies that say something else are found out, with exit code 1."""
     stack.apply(policy("[{name: key-minute, per: [key], rpm: 12}]", BUDGETS, org=org))
