@@ -96,6 +96,7 @@ class RunRecord(msgspec.Struct, frozen=True, array_like=True):
     live: bool
     hw: int
     ack: int
+    cut_ms: int
     seen_ms: int
     grants: list[tuple[int, int, int]]
     totals: Totals
@@ -273,6 +274,7 @@ def _run_record(state: RunState) -> RunRecord:
         live=state.live,
         hw=state.hw,
         ack=state.ack,
+        cut_ms=state.cut_ms,
         seen_ms=state.seen_ms,
         grants=[(grant.since, *(grant.share or (0, 0))) for grant in state.grants],
         totals=state.totals,
@@ -282,7 +284,7 @@ def _run_record(state: RunState) -> RunRecord:
 
 def _run_state(record: RunRecord) -> RunState:
     state = RunState((record.instance, record.epoch), 0)
-    state.live, state.hw, state.ack = record.live, record.hw, record.ack
+    state.live, state.hw, state.ack, state.cut_ms = record.live, record.hw, record.ack, record.cut_ms
     state.seen_ms, state.totals, state.told = record.seen_ms, record.totals, record.told
     state.grants = [Granted(since, Share(den, slot) if den else None) for since, den, slot in record.grants]
     return state

@@ -19,6 +19,7 @@ A limit that is lowered takes from every right in proportion; what was used beyo
 
 In a row that slides, each replica also counts what still counts of its own part of the window before. Both hold: the
 rights by themselves stay within the limit of the window, and with what is carried they stay within the sliding one.
+For a replica whose clock may still be in that window, which its own records tell, all that it may have there counts.
 
 Rights move to where they are used: by what replicas lately took and by what their waiting requests ask for. They move
 only when somebody is short, and near the cap, when what is left is not enough for everybody's next request, it is
@@ -38,6 +39,8 @@ from schemas.rows import Measure
 
 HALVE_MS = 250
 """Demand is halved after each such time."""
+NEVER = 1 << 62
+"""A fence that no log reaches."""
 FLOOR_PARTS = 16
 """A replica without demand keeps 1/16 of an equal part of what is left, as long as nobody waits for it."""
 
@@ -48,6 +51,8 @@ class Member(Protocol):
     run: Run
     ack: int
     grants: list[Granted]
+    cut_ms: int
+    """When, by its own clock, its last record was cut."""
 
 
 class Party:
@@ -110,17 +115,17 @@ def change_limit(row: Row, limit: int, members: Sequence[Member], fence: int) ->
     A member that does not know the row yet may be using its share of the higher one already.
     """
     before, row.limit = row.limit, limit
-    if limit < before:
-        for holding in row.holdings.values():
-            if holding.right:
-                _lower(holding, max(holding.most, holding.right), holding.right * limit // before, fence)
-        return
     for state in members:
-        if state.ack < row.begun:
+        holding = row.holdings.get(state.run)
+        if limit < before:
+            if holding is not None and holding.right:
+                _lower(holding, most_of(holding, state.ack), holding.right * limit // before, fence)
+        elif state.ack < row.begun:
             most = _unseen_share(state, limit, row.begun)
-            known = row.holdings.get(state.run)
-            if known is not None and most > most_of(known, state.ack):
-                known.most, known.since = most, max(known.since, row.begun)
+            holding = holding or Holding()
+            if most > most_of(holding, state.ack):
+                holding.most, holding.since = most, max(holding.since, row.begun)
+                row.holdings.setdefault(state.run, holding)
 
 
 def _unseen_share(state: Member, limit: int, begun: int) -> int:
@@ -172,7 +177,9 @@ def carried(row: Row, amount: int, log_ms: int) -> int:
     return -(-amount * left_ms // row.slides_ms)
 
 
-def rebalance(row: Row, prev: Row | None, members: Sequence[Member], fence: int, log_ms: int) -> bool:
+def rebalance(
+    row: Row, prev: Row | None, members: Sequence[Member], fence: int, log_ms: int, has_next: bool = False
+) -> bool:
     """Move rights in `row` to where they are needed, as far as is safe at `fence`; True if any changed.
 
     Args:
@@ -181,22 +188,23 @@ def rebalance(row: Row, prev: Row | None, members: Sequence[Member], fence: int,
         members: live runs in join order.
         fence: from which on snapshots carry what is decided here.
         log_ms: time of the log.
+        has_next: the window after it has begun for somebody, and what may be used in this one is counted there.
     """
     parties, gone = _parties(row, prev, members, log_ms)
     left = row.limit - gone.sliding - sum(party.net for party in parties)
     free = row.limit - gone.here - sum(party.base for party in parties)
     sliding_free = row.limit - gone.sliding - sum(party.load for party in parties)
-    coming = sum(party.base - max(party.holding.right, party.net) for party in parties)
-    changed = free + coming < 0 and _shrink(parties, -free - coming, fence)
-    if left <= 0 or not _set_targets(parties, left, row.slot):
+    in_the_end = row.limit - gone.sliding - sum(max(party.holding.right, party.net) for party in parties)
+    changed = in_the_end < 0 and _shrink(parties, -in_the_end, fence)
+    if left <= 0 or has_next or not _set_targets(parties, left, row.slot):
         return changed
     short = [party for party in parties if party.is_short and party.target > party.spare]
     if not short:
         return changed
     missing = sum(party.target - party.spare for party in short)
-    if missing > free + coming:
+    if missing > in_the_end:
         changed |= _lower_others(parties, fence, least=0 if any(party.holding.want for party in short) else left // 32)
-    return _raise(row, short, max(free, 0), max(sliding_free, 0), fence) or changed
+    return _raise(row, short, free, sliding_free, fence) or changed
 
 
 def _parties(row: Row, prev: Row | None, members: Sequence[Member], log_ms: int) -> tuple[list[Party], Gone]:
@@ -206,16 +214,27 @@ def _parties(row: Row, prev: Row | None, members: Sequence[Member], log_ms: int)
     before = 0 if prev is None else prev.inflight if row.measure == Measure.CONCURRENCY else prev.total
     for state in members:
         holding, own = row.holdings.get(state.run), 0
-        if prev is not None:
-            earlier = prev.holdings.get(state.run)
-            if earlier is not None:
-                part = earlier.inflight if row.measure == Measure.CONCURRENCY else earlier.net
-                before -= part
-                own = carried(row, part, log_ms)
+        earlier = None if prev is None else prev.holdings.get(state.run)
+        part = 0
+        if earlier is not None:
+            part = earlier.inflight if row.measure == Measure.CONCURRENCY else earlier.net
+            before -= part
+        if row.slides_ms and state.cut_ms < row.end_ms - row.slides_ms:
+            part = max(part, _may_have(prev, earlier, state, row.limit))
+        if part:
+            own = carried(row, part, log_ms)
         if holding is not None:
             here -= holding.settled + holding.inflight
         parties.append(Party(state, holding, own))
     return parties, Gone(here, here + (carried(row, before, log_ms) if before > 0 else 0))
+
+
+def _may_have(prev: Row | None, earlier: Holding | None, state: Member, limit: int) -> int:
+    """Return the most that a member may have in the window before, as long as it may be in that window still."""
+    if prev is None or prev.limit < 0:
+        return _unseen_share(state, limit, NEVER)
+    most = _unseen_share(state, prev.limit, prev.begun) if state.ack < prev.begun else 0
+    return max(most, 0 if earlier is None else most_of(earlier, state.ack))
 
 
 def _shrink(parties: list[Party], by: int, fence: int) -> bool:
@@ -274,7 +293,10 @@ def _lower(holding: Holding, most: int, right: int, fence: int) -> None:
 
 
 def _raise(row: Row, short: list[Party], free: int, sliding_free: int, fence: int) -> bool:
-    """Give who is short what is free: first those whose requests wait."""
+    """Give who is short what is free: first those whose requests wait.
+
+    What is free is below nothing while more may be in use than there is; then nobody is given any.
+    """
     changed = False
     for party in sorted(short, key=lambda party: party.holding.want == 0):
         holding = party.holding

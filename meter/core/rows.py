@@ -61,7 +61,7 @@ class Row:
 
     __slots__ = (
         "begun", "decayed_ms", "due_ms", "end_ms", "holdings", "inflight", "key", "limit", "limit_version", "mark",
-        "measure", "prev_key", "settled", "slides_ms", "slot",
+        "measure", "next_key", "prev_key", "settled", "slides_ms", "slot",
     )  # fmt: skip
 
     def __init__(self, key: str) -> None:
@@ -75,10 +75,11 @@ class Row:
         self.end_ms = window.end * 1000
         self.slides_ms = slides_ms(parts.measure, window)
         """Length of the window of a row that the one before counts in; 0 for one that stands alone."""
-        self.prev_key = ""
+        self.prev_key = self.next_key = ""
         if self.slides_ms:
-            before = Window(window.period, 2 * window.start - window.end, window.start)
-            self.prev_key = key[: key.rindex("/") + 1] + str(before)
+            length_s, head = window.end - window.start, key[: key.rindex("/") + 1]
+            self.prev_key = head + str(Window(window.period, window.start - length_s, window.start))
+            self.next_key = head + str(Window(window.period, window.end, window.end + length_s))
         self.due_ms = self.end_ms + (self.slides_ms + SHORT_GRACE_MS if self.slides_ms else OTHER_GRACE_MS)
         """Log time at which the row is out of use."""
         self.settled = 0

@@ -19,12 +19,13 @@ class RunState:
         totals: sums over its events; `told`: what it says it told its clients.
     """
 
-    __slots__ = ("ack", "grants", "hw", "live", "run", "seen_ms", "told", "totals")
+    __slots__ = ("ack", "cut_ms", "grants", "hw", "live", "run", "seen_ms", "told", "totals")
 
     def __init__(self, run: Run, fence: int) -> None:
         self.run = run
         self.hw = 0
         self.ack = 0
+        self.cut_ms = 0
         self.live = True
         self.grants = [Granted(fence, None)]
         self.seen_ms = 0

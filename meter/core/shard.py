@@ -22,6 +22,7 @@ from schemas.errors import DecodeError
 from schemas.rows import Measure
 from schemas.usage import Evict
 
+MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
 MAX_CACHED = 50_000
 """Encoded row lists and attributions whose meaning is remembered."""
@@ -143,6 +144,9 @@ class Shard:
         state.hw = batch.seq
         state.seen_ms = self.log_ms
         state.told = batch.told
+        if batch.cut_ms // MINUTE_MS > state.cut_ms // MINUTE_MS:
+            self._stirred = True  # it has left the windows that ended in between
+        state.cut_ms = max(state.cut_ms, batch.cut_ms)
         self._by = state if state.live and not batch.final else None
         if batch.ack > state.ack:
             self._acked = (run, state.ack)
@@ -188,7 +192,7 @@ class Shard:
                 if by is not None:
                     note_demand(row, by.run, log_ms)
                 if by is None or row in wanted or row in forced or not has_plenty(row, prev, by.run):
-                    rebalance(row, prev, members, fence, log_ms)
+                    rebalance(row, prev, members, fence, log_ms, row.next_key in by_key)
             changed[row] = None
             dirty.add(row.slot)
         self._touched.clear()
@@ -204,7 +208,7 @@ class Shard:
             freed = everywhere or (acked is not None and is_freed(row, acked[0], acked[1], ack))
             if freed and not self._is_ahead(row) and row.limit >= 0:
                 prev = self.rows.by_key.get(row.prev_key) if row.slides_ms else None
-                if rebalance(row, prev, members, fence, self.log_ms):
+                if rebalance(row, prev, members, fence, self.log_ms, row.next_key in self.rows.by_key):
                     self.changed_rows[row] = None
                     self.dirty_rows.add(row.slot)
                     self.urgent = True

@@ -51,6 +51,14 @@ class Replica:
         self.news: list[Snapshot] = []
         self.news_at = 0
         self.misses = False
+        self.version = 0
+        """Of the limits that it goes by."""
+        self.skew_ms = world.random.randint(-world.scenario.skew_ms, world.scenario.skew_ms)
+
+    @property
+    def clock(self) -> int:
+        """What time it is by its own clock."""
+        return self.world.now + self.skew_ms
 
     @property
     def shard(self) -> Shard:
@@ -66,7 +74,7 @@ class Replica:
     def may_admit(self) -> bool:
         """Whether it has a share, and the broker has heard of it lately."""
         serves = self.alive and not self.replaying and not self.leaving
-        return serves and self.shard.is_member and self.world.now < self.shard.fence_at_ms
+        return serves and self.shard.is_member and self.clock < self.shard.fence_at_ms
 
     @property
     def is_quiet(self) -> bool:
@@ -92,16 +100,18 @@ class Replica:
         self.news.clear()
         self.sending = False
         self.outbox.clear()
-        limit = self.world.limit_of
-        registry.set_ceilings(
-            [
-                ("org", "cost", "", limit("org")),
-                ("team", "tokens", "", limit("team")),
-                ("pace", "tokens", "", limit("pace")),
-            ]
-        )
+        self.take_limits(len(self.world.versions) - 1)
         self.plans = [plan_of(registry, team) for team in TEAMS]
         self.last_cut = 0
+
+    def take_limits(self, version: int) -> None:
+        """Go by the limits of a version, unless those in force are newer."""
+        self.version = max(version, self.version)
+        limit = self.world.limit_of
+        measures = {"org": "cost", "team": "tokens", "pace": "tokens", "slots": "concurrency"}
+        self.registry.set_ceilings([(rule, kind, "", limit(rule, self.version)) for rule, kind in measures.items()])
+        if self.registry.waiting.stirred:
+            self._serve(self.life)
 
     def kill(self) -> None:
         """Die with whatever is open; return with the disk, send what it holds, end the old epoch, begin a new one."""
@@ -120,6 +130,8 @@ class Replica:
             return
         self.alive = False
         self.life += 1
+        for request in self.disk.open:
+            self.world.stopped(request)
         self._fresh_view()
         if then == self.start:
             self.disk = Disk()
@@ -181,13 +193,15 @@ class Replica:
         plan = world.random.choice(self.plans)
         size = world.random.randint(1, world.scenario.biggest)
         world.asked += size
-        outcome = plan.admit(world.now, size, size)
+        world.decisions += 1
+        outcome = plan.admit(self.clock, size, size)
         if isinstance(outcome, Hold):
             self._admitted(plan, size, outcome)
         elif outcome.may_wait and world.scenario.waits_ms:
-            until_ms = world.now + world.scenario.waits_ms
-            ticket = Ticket(plan, size, size, 0, 0, tier=1, since_ms=world.now, until_ms=until_ms)
+            until_ms = self.clock + world.scenario.waits_ms
+            ticket = Ticket(plan, size, size, 0, 0, tier=1, since_ms=self.clock, until_ms=until_ms)
             if self.registry.waiting.add(ticket, outcome):
+                world.waits(ticket, outcome)
                 life = self.life
                 world.at(world.scenario.waits_ms, lambda: self._serve(life))
         else:
@@ -197,10 +211,11 @@ class Replica:
         """Let those go on for whom there is room now, and those whose time is up be refused."""
         if life != self.life or not self.alive or self.replaying:
             return
-        for ticket, outcome in self.registry.waiting.serve(self.world.now):
+        for ticket, outcome in self.registry.waiting.serve(self.clock):
+            self.world.decisions += 1
             if isinstance(outcome, Hold):
                 self._admitted(ticket.plan, ticket.tokens, outcome)
-                self.world.waited.append(self.world.now - ticket.since_ms)
+                self.world.waited(ticket, self.clock - ticket.since_ms)
             else:
                 self.world.refused(self, ticket.plan, outcome)
 
@@ -255,9 +270,9 @@ class Replica:
         self, run: tuple[str, int], seq: int, gauges: list[Gauge], ended: list[Request], final: bool, ack: int,
         wants: list[Want],
     ) -> None:  # fmt: skip
-        now = self.world.now
+        now = self.clock
         batch = Batch(
-            *run, seq, ack, now, 1, final, gauges, wants, Totals(),
+            *run, seq, ack, now, 1 + self.version, final, gauges, wants, Totals(),
             [event_of(request, now) for request in ended],
         )  # fmt: skip
         record = Record(run[1], seq, encode_record(batch), ended, now)
@@ -303,7 +318,7 @@ class Replica:
             if not self.outbox:
                 self.start()
         elif record.epoch == self.epoch:
-            self.registry.acknowledged(0, offset, record.cut_ms + SELF_FENCE_MS, self.world.now)
+            self.registry.acknowledged(0, offset, record.cut_ms + SELF_FENCE_MS, self.clock)
 
     # ----------------------------------------------------------------------------------------------------- news
 
@@ -312,6 +327,9 @@ class Replica:
         self.news_at = max(self.news_at, self.world.now + self.world.delay(self.world.scenario.news_ms))
         life = self.life
         self.world.at(self.news_at - self.world.now, lambda: self._receive(life, part))
+        if self.world.random.random() < self.world.scenario.stale:
+            late_ms = self.world.random.randint(0, 1_000)
+            self.world.at(self.news_at - self.world.now + late_ms, lambda: self._receive(life, part))
 
     def _receive(self, life: int, part: Snapshot) -> None:
         if life != self.life or not self.alive or self.replaying:
@@ -324,7 +342,7 @@ class Replica:
             return
         waiting, self.news = self.news, []
         for snapshot in waiting:
-            installed = self.registry.install(snapshot, self.name, self.epoch, self.world.now)
+            installed = self.registry.install(snapshot, self.name, self.epoch, self.clock)
             self.ack_due |= installed.ack_is_due
             self.world.shares_in_use()
             if self.registry.waiting.stirred:

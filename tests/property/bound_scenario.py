@@ -17,7 +17,9 @@ from schemas.tokens import TokenUsage
 from schemas.usage import Attribution, UsageEvent
 from schemas.windows import Period
 
-START_MS = 1_764_547_200_000 + 58_000  # two seconds before a minute ends
+MIDNIGHT_MS = 1_764_547_200_000
+EDGE_MS = 2_000
+"""A run begins so long before its edge."""
 TICK_MS = 12
 HEARTBEAT_MS = 250
 LEASE_MS = 3_000
@@ -27,6 +29,8 @@ BACKLOG = 3
 TEAMS = ("red", "blue")
 PARTS = {"org": (1, 1), "team": (2, 3), "pace": (1, 3)}
 """What each rule allows, as a part of the scenario's limit."""
+UNLIMITED = 1_000_000_000
+SLOTS_ROW = "slots/concurrency/org=acme"
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,22 @@ class Scenario:
     """How long requests wait for room that others have."""
     paced: bool = True
     """Whether the rule by the minute limits anything."""
+    slots: int = 0
+    """How many requests of the organisation may be in flight; 0: any number."""
+    limit_changes: int = 0
+    """How often all limits change, each replica hearing of it at a moment of its own."""
+    skew_ms: int = 0
+    """By how much the clock of a replica may be wrong."""
+    edge_s: int = 60
+    """Which windows end two seconds after the start: those of a minute, of an hour or of a day."""
+    stale: float = 0.0
+    """How many of the snapshots arrive once more, late and out of order."""
     length_ms: int = 4_000
+
+    @property
+    def start_ms(self) -> int:
+        """When the run begins."""
+        return MIDNIGHT_MS + self.edge_s * 1_000 - EDGE_MS
 
 
 @dataclass(eq=False)
@@ -75,6 +94,8 @@ class Request:
     actual: int
     plan: Plan
     open: bool = True
+    running: bool = True
+    """Its process lives and serves it."""
     logged: bool = False
     """Its terminal event is on the log."""
     given_up: bool = False
@@ -110,7 +131,7 @@ class Disk:
 
 
 def plan_of(registry: Registry, team: str) -> Plan:
-    """Return a plan of three rows: the organisation's budget, the team's daily tokens, and its tokens a minute."""
+    """Return a plan of four rows: the organisation's budget, the team's tokens by day and minute, what is in flight."""
     specs = (
         RowSpec(registry.ceiling("org", "cost"), "org/cost/org=acme/", "org=acme", "org/x", Period.DAY, "UTC"),
         RowSpec(
@@ -121,6 +142,7 @@ def plan_of(registry: Registry, team: str) -> Plan:
             registry.ceiling("pace", "tokens"), f"pace/tokens/org=acme,team={team}/", f"org=acme,team={team}",
             f"pace/{team}", Period.MINUTE, "UTC",
         ),
+        RowSpec(registry.ceiling("slots", "concurrency"), f"{SLOTS_ROW}/", "org=acme", "slots/x", Period.HOUR, "UTC"),
     )  # fmt: skip
     provider = Provider(protocol="openai", base_url="simulated")
     price = Price("test", "1", (Rates(0, 0, 0, 0, 0, 0, 0, 0, 0),))
@@ -130,6 +152,13 @@ def plan_of(registry: Registry, team: str) -> Plan:
         max_output_tokens=1, attribution=encode_attribution(Attribution("acme", team=team)), registry=registry,
         specs=specs,
     )  # fmt: skip
+
+
+def window_before(key: str) -> str:
+    """Return the key of the window before that of `key`."""
+    head, _, text = key.rpartition("@")
+    start, _, length = text.partition("+")
+    return f"{head}@{int(start) - int(length)}+{length}"
 
 
 def event_of(request: Request, now_ms: int) -> msgspec.Raw:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from ingress.core.plan import Denied, Plan
+from ingress.core.waiting import Ticket
 from meter.adapters.partition import Partition
 from meter.core.changelog import META, Changelog
 from meter.core.rights import most_of
@@ -24,7 +25,16 @@ from meter.core.shares import weight_of
 from schemas.codec import decode_record, decode_rows, decode_snapshot, encode_record
 from schemas.usage import Evict, UsageEvent
 from tests.property.bound_replica import Replica
-from tests.property.bound_scenario import FLUSH_MS, LEASE_MS, PARTS, START_MS, Request, Scenario
+from tests.property.bound_scenario import (
+    FLUSH_MS,
+    LEASE_MS,
+    PARTS,
+    SLOTS_ROW,
+    UNLIMITED,
+    Request,
+    Scenario,
+    window_before,
+)
 
 
 class World:
@@ -33,18 +43,30 @@ class World:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.random = random.Random(scenario.seed)
-        self.now = START_MS
+        self.now = scenario.start_ms
         self.log: list[tuple[int, bytes]] = []
         self.requests: list[Request] = []
         self.truth: Counter[str] = Counter()
         self.allowed_over: Counter[str] = Counter()
         self.published_fence = 0
-        self.waited: list[int] = []
-        """How long requests waited that were admitted then, ms."""
-        self.refusals: list[tuple[int, int]] = []
-        """(used, limit) of the row that refused a request, in truth."""
-        self.asked = 0
-        """What all requests asked for, refused ones too."""
+        self.running = 0
+        """Requests that live processes serve."""
+        self.versions = [100]
+        """The limits, in percent of the scenario's, of each version of the policy so far."""
+        self.told: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
+        """The fence at which the log had a run's first record under a version, by run and version."""
+        self.known: dict[tuple[str, int], int] = {}
+        """The fence at which the log had the limit of a version, by row and version."""
+        self.in_force: dict[str, int] = defaultdict(int)
+        """The oldest version that anybody may still go by in a row, however late."""
+        self.waiting: dict[Ticket, Denied] = {}
+        """Requests that began to wait while the row that was short was far from its limit."""
+        self.far_waits: list[int] = []
+        """How long they did, if they were admitted, ms."""
+        self.false_refusals: list[str] = []
+        """Refusals by rows that in truth were far from their limits."""
+        self.asked = self.decisions = 0
+        """What all requests asked for, refused ones too; how often a replica decided about one."""
         self.ending = False
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -92,7 +114,19 @@ class World:
         ):  # fmt: skip
             for _ in range(count):
                 self.at(pick.randint(length // 10, length), getattr(pick.choice(self.replicas), name))
+        for _ in range(scenario.limit_changes):
+            self.at(pick.randint(0, length), self._change_limits)
         self._arrive()
+
+    def _change_limits(self) -> None:
+        """Let every replica hear of other limits, one sooner and one later."""
+        self.versions.append(self.random.choice((20, 50, 80, 100, 130, 200)))
+        version = len(self.versions) - 1
+        for replica in self.replicas:
+            self._hears(replica, version)
+
+    def _hears(self, replica: Replica, version: int) -> None:
+        self.at(self.random.choice((0, 20, 100, 600)), lambda: replica.take_limits(version))
 
     def _arrive(self) -> None:
         if not self.ending:
@@ -102,31 +136,80 @@ class World:
     # ------------------------------------------------------------------------------------------------------ laws
 
     def admitted(self, request: Request) -> None:
-        """Check law 1: settled and in flight stay within the limit."""
+        """Check law 1: settled and in flight stay within the limit; in a minute with what counts of the one before."""
         self.requests.append(request)
+        self.running += 1
+        self._check(SLOTS_ROW, self.running, request)
         for key in request.keys:
             self.truth[key] += request.reserved
-            limit = self.limit_of(key.partition("/")[0])
-            assert self.truth[key] <= limit + self.allowed_over[key], (
-                f"at {self.now - START_MS} ms {request.run} brought {key} to {self.truth[key]} "
-                f"of {limit} + {self.allowed_over[key]}"
-            )
+            self._check(key, self.truth[key], request)
+            if key.startswith("pace/") and not self.scenario.skew_ms:
+                end_ms = int(key.rpartition("@")[2].partition("+")[0]) * 1_000 + 60_000
+                before = window_before(key)
+                self.allowed_over[f"sliding {key}"] = self.allowed_over[key] + self.allowed_over[before]
+                carried = self.truth[before] * (end_ms - self.now) // 60_000
+                self._check(f"sliding {key}", self.truth[key] + carried, request)
+
+    def _check(self, key: str, used: int, request: Request) -> None:
+        limit, over = self.allowed(key), self.allowed_over[key]
+        assert used <= limit + over, (
+            f"at {self.now - self.scenario.start_ms} ms {request.run} brought {key} to {used} of {limit} + {over}"
+        )
+
+    def allowed(self, key: str) -> int:
+        """Return the highest limit that anybody may still go by in a row."""
+        name = key.removeprefix("sliding ")
+        rows = [name, window_before(name)] if name != key else [name]
+        if name == SLOTS_ROW:
+            rows = [row for row in self.in_force if row.startswith(SLOTS_ROW)]
+        oldest = min((self.in_force[row] for row in rows), default=0)
+        return max(self.limit_of(name.partition("/")[0], version) for version in range(oldest, len(self.versions)))
+
+    def is_far(self, row: str, asked: int) -> bool:
+        """Tell whether a row in truth has more than `asked` below 90 % of its limit."""
+        used = self.running if row.startswith(SLOTS_ROW) else self.truth[row]
+        if row.startswith("pace/"):
+            used += self.truth[window_before(row)]
+        limit = min(self.limit_of(row.partition("/")[0], version) for version in range(len(self.versions)))
+        return used + asked <= 0.9 * limit
 
     def refused(self, replica: Replica, plan: Plan, denied: Denied) -> None:
-        """Note how full the row was, in truth, that a request was refused for."""
-        if denied.row and replica.may_admit:
-            self.refusals.append((self.truth[denied.row] + denied.asked, denied.limit))
+        """Check law 7's other half later: note a refusal by a row that in truth was far from its limit."""
+        if denied.row and replica.may_admit and self.is_far(denied.row, denied.asked):
+            at_ms = self.now - self.scenario.start_ms
+            self.false_refusals.append(f"at {at_ms} ms {replica.name}: {denied}, {self.truth[denied.row]} in truth")
 
-    def limit_of(self, rule: str) -> int:
-        """Return what a row of the rule may hold."""
+    def waits(self, ticket: Ticket, denied: Denied) -> None:
+        """Note that a request waits."""
+        if self.is_far(denied.row, denied.asked):
+            self.waiting[ticket] = denied
+
+    def waited(self, ticket: Ticket, for_ms: int) -> None:
+        """Note that it waits no longer."""
+        denied = self.waiting.pop(ticket, None)
+        if denied is not None and self.is_far(denied.row, denied.asked):
+            self.far_waits.append(for_ms)
+
+    def limit_of(self, rule: str, version: int) -> int:
+        """Return what a row of the rule may hold by a version of the policy."""
+        if rule == "slots":
+            most = self.scenario.slots * self.versions[version] // 100
+            return max(most, 1) if self.scenario.slots else UNLIMITED
         if rule == "pace" and not self.scenario.paced:
-            return 1_000_000_000
+            return UNLIMITED
         part, of = PARTS[rule]
-        return self.scenario.limit * part // of
+        return self.scenario.limit * part // of * self.versions[version] // 100
+
+    def stopped(self, request: Request) -> None:
+        """Take that a request runs no more."""
+        if request.running:
+            request.running = False
+            self.running -= 1
 
     def ended(self, request: Request) -> None:
         """Book what a request really used."""
         request.open = False
+        self.stopped(request)
         for key in request.keys:
             self.truth[key] -= request.reserved - request.actual
 
@@ -138,12 +221,15 @@ class World:
         for request in self.requests:
             if request.run == run and not request.logged and not request.given_up:
                 request.given_up = True
+                self.allowed_over[SLOTS_ROW] += request.running
                 for key in request.keys:
                     self.allowed_over[key] += request.counts
 
     def folded(self) -> None:
         """Check laws that hold at every fence: the shares, and that `low` is in use by nobody beyond it."""
         shard = self.meter.partition.shard
+        if len(self.versions) > 1 and not shard.rows_ahead:
+            self._forget_old_limits()
         for key, row in shard.rows.by_key.items():
             if row.limit >= 0 and not shard.rows_ahead:
                 self._check_rights(key, row)
@@ -166,7 +252,7 @@ class World:
     def _check_rights(self, key: str, row: Row) -> None:
         """Check that what everybody may have of a row is at most its limit."""
         members = self.meter.partition.shard.runs.members
-        gone, most = row.total, 0
+        gone, most, used = row.total, 0, 0
         for run, held in row.holdings.items():  # a new epoch has told of it already, the old one has not ended
             if any(state.run[0] == run[0] and state.run[1] > run[1] for state in members):
                 gone -= held.inflight
@@ -174,8 +260,41 @@ class World:
             holding = row.holdings.get(state.run)
             if holding is not None:
                 gone -= holding.net
+                used += holding.net
                 most += most_of(holding, state.ack)
-        assert gone + most <= row.limit + self.allowed_over[key], f"{key}: {gone} + {most} of {row.limit}"
+        limit = max(self.limit_of(key.partition("/")[0], version) for version in range(len(self.versions)))
+        if any(state.ack < row.begun for state in members):
+            gone = 0  # who knew of it before the limit was told goes by what it had left
+        limit += self.allowed_over[SLOTS_ROW if key.startswith(SLOTS_ROW) else key]
+        assert gone + most <= max(limit, gone + used), f"{key}: {gone} + {most} of {limit}, {used} used"
+
+    def _forget_old_limits(self) -> None:
+        """Note from which version on nobody goes by an older limit of a row.
+
+        That is so once every replica has the version, all that it had admitted before is on the log, the log has the
+        limit, and everybody has acknowledged the rights that follow from all that.
+        """
+        shard = self.meter.partition.shard
+        record = decode_record(self.log[shard.fence - 1][1])
+        if not isinstance(record, Evict):
+            for version in range(1, record.policy_version):
+                self.told[record.instance, record.epoch].setdefault(version, shard.fence)
+        for key, row in shard.rows.by_key.items():
+            oldest = self.in_force.setdefault(key, 0)
+            for version in range(oldest + 1, row.limit_version):
+                fence = self.known.setdefault((key, version), shard.fence)
+                if all(self._has_followed(replica, version, fence) for replica in self.replicas):
+                    self.in_force[key] = version
+
+    def _has_followed(self, replica: Replica, version: int, fence: int) -> bool:
+        if not replica.alive or replica.replaying:
+            disk = replica.disk
+            return not (disk.open or disk.ended or disk.records)
+        state = self.meter.partition.shard.runs.open.get(replica.run)
+        if state is None or not replica.shard.is_member:
+            return replica.version >= version and not replica.disk.open and not replica.disk.records
+        told = self.told[replica.run].get(version)
+        return told is not None and state.ack >= max(told, fence)
 
     def shares_in_use(self) -> None:
         """Check that what replicas really use never sums over the headroom."""
@@ -199,7 +318,7 @@ class World:
 
     def _check_rest(self) -> None:
         """Check convergence and conservation: gauges 0, lows equal to totals, sums equal to the log's own."""
-        assert self._at_rest(), f"no rest by {self.now - START_MS} ms: {self._unrest()}"
+        assert self._at_rest(), f"no rest by {self.now - self.scenario.start_ms} ms: {self._unrest()}"
         shard = self.meter.partition.shard
         sums, ledger = sums_of(self.log)
         assert {key: row.settled for key, row in shard.rows.by_key.items() if row.settled} == sums

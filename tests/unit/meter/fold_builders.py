@@ -19,13 +19,14 @@ def batch(
     name: str = "i1", epoch: int = 1, seq: int = 1, *, ack: int = 0, amount: int = 0,
     gauges: dict[str, int] | None = None, rows: tuple[str, ...] = (TOKENS, COST), final: bool = False,
     told: Totals | None = None, limit: int = -1, version: int = 1, wants: dict[str, tuple[int, int]] | None = None,
+    cut_ms: int = START_MS,
 ) -> bytes:  # fmt: skip
     """Return a record with one event that charges `amount`, or none; all gauges and wants tell `limit`."""
     events = [event(list(rows), "acme", amount, START_MS, amount)] if amount else []
     held = [Gauge(row, inflight, limit) for row, inflight in (gauges or {}).items()]
     asked = [Want(row, *want, limit) for row, want in (wants or {}).items()]
     return encode_record(
-        Batch(name, epoch, seq, ack, START_MS, version, final, held, asked, told or Totals(events=seq), events)
+        Batch(name, epoch, seq, ack, cut_ms, version, final, held, asked, told or Totals(events=seq), events)
     )
 
 

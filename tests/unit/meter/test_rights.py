@@ -29,7 +29,8 @@ class Group(Log):
     def say(self, name: str, **fields: object) -> Group:
         """Fold a record of a replica."""
         self.seqs[name] += 1
-        self.add(batch(name, seq=self.seqs[name], **fields), at_ms=self.at_ms)  # type: ignore[arg-type]  # its fields
+        value = batch(name, seq=self.seqs[name], **({"cut_ms": self.at_ms} | fields))  # type: ignore[arg-type]  # as batch has them
+        self.add(value, at_ms=self.at_ms)
         return self
 
     def acknowledge(self, *names: str) -> Group:
@@ -307,6 +308,39 @@ def test_what_is_in_flight_counts_in_the_next_hour_undiminished() -> None:
     group.acknowledge("i1", "i2")
     assert group.right(NEXT_HOUR, "i2") >= 4 + 1 + 3, "four run from before, one began now, three wait"
     assert group.right(NEXT_HOUR, "i2") - 4 + 4 + 1 <= 10
+
+
+def test_a_replica_that_may_still_be_in_the_window_before_counts_with_all_it_may_have_there() -> None:
+    """Its clock is behind: what it may take of the old hour is not given to others in the new one until it tells."""
+    group = Group(2)
+    group.say("i1", gauges={HOUR: 1}, limit=10)
+    group.acknowledge("i1", "i2")
+    group.at_ms += 3_600_000
+    group.say("i2", gauges={NEXT_HOUR: 1}, wants={NEXT_HOUR: (9, 5)}, limit=10)
+    late = START_MS + 3_599_000
+    group.say("i1", ack=group.shard.fence, cut_ms=late).say("i2", ack=group.shard.fence)
+    assert group.right(HOUR, "i1") == 5
+    assert group.right(NEXT_HOUR, "i2") == 5, "the other may still take 4 more of the old hour"
+    group.say("i1", wants={HOUR: (9, 9)}, limit=10, cut_ms=late)
+    group.say("i1", ack=group.shard.fence, cut_ms=late).say("i2", ack=group.shard.fence)
+    assert group.right(HOUR, "i1") == 5, "what is over gives nothing more"
+    group.acknowledge("i1").acknowledge("i1")
+    assert group.right(NEXT_HOUR, "i2") == 9, "one of the old hour still runs"
+
+
+def test_while_more_may_be_in_use_than_there_is_nobody_is_given_any() -> None:
+    """A gone replica used much of the minute before: shares of the new one are lowered, and not raised again."""
+    group = Group(3)
+    group.say("i3", amount=60, rows=(MINUTE,), gauges={MINUTE: 0}, limit=90)
+    group.add(evict("i3"))
+    del group.seqs["i3"]
+    group.acknowledge("i1", "i2").acknowledge("i1", "i2")
+    group.at_ms += 60_000
+    group.say("i1", gauges={NEXT: 1}, wants={NEXT: (80, 5)}, limit=90)
+    assert sum(group.rights(NEXT)) <= 30
+    group.acknowledge("i1", "i2").acknowledge("i1", "i2")
+    assert sum(group.rights(NEXT)) <= 30
+    assert group.right(NEXT, "i1") >= 25
 
 
 def test_rights_of_one_row_do_not_touch_another() -> None:
