@@ -116,9 +116,16 @@ async def test_two_replicas_share_a_limit(deployment: Lab, tmp_path: Path) -> No
         halves = [replica.registry.shards[MINE] for replica in (first, second)]
         await until(lambda: all(shard.weight.den == 2 for shard in halves), "half a share each")
         admitted = 0
-        for _ in range(40):
+
+        def send() -> int:
+            nonlocal admitted
             admitted += sum(client.send(1) for client in clients)
-            await asyncio.sleep(0.02)
+            return admitted
+
+        await until(lambda: send() >= 10, "ten of ten")
+        for _ in range(40):
+            send()
+            await asyncio.sleep(0.01)
         assert admitted == 10
         await until(lambda: acknowledged(first, second) == admitted, "all of it at the broker")
         assert await first.stop(10.0)

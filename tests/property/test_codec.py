@@ -12,7 +12,7 @@ from schemas import codec
 from schemas.errors import DecodeError
 from schemas.quota import LedgerState, Member, RowState, Snapshot, Weight
 from schemas.tokens import TokenUsage
-from schemas.usage import Attribution, Batch, Evict, Gauge, LogRecord, Totals, UsageEvent
+from schemas.usage import Attribution, Batch, Evict, Gauge, LogRecord, Totals, UsageEvent, Want
 
 small = st.text(max_size=8)
 counts = st.integers(0, 2**63 - 1)
@@ -24,16 +24,19 @@ events = st.builds(
     st.builds(TokenUsage, *([counts] * 8)), st.none() | counts, counts, counts, counts, small, small, ids,
     attributions.map(codec.encode_attribution), st.lists(small, max_size=3).map(codec.encode_rows),
 )  # fmt: skip
-gauges = st.lists(st.builds(Gauge, small, counts), max_size=3)
+limits = st.integers(-1, 2**53)
+gauges = st.lists(st.builds(Gauge, small, counts, limits), max_size=3)
+wants = st.lists(st.builds(Want, small, counts, counts, limits), max_size=3)
 batches = st.builds(
-    Batch, small, counts, counts, counts, counts, counts, st.booleans(), gauges, gauges, totals,
+    Batch, small, counts, counts, counts, counts, counts, st.booleans(), gauges, wants, totals,
     st.lists(events.map(lambda event: msgspec.Raw(codec.encode_event(event))), max_size=3),
 )  # fmt: skip
 records: st.SearchStrategy[LogRecord] = st.one_of(batches, st.builds(Evict, small, counts, small))
+amounts = st.lists(counts, max_size=3)
 snapshots = st.builds(
     Snapshot, counts, small, counts, counts, counts, counts, st.booleans(), counts, counts,
     st.lists(st.builds(Member, small, counts, counts, st.builds(Weight, counts, counts, counts)), max_size=2),
-    st.lists(st.builds(RowState, small, counts, counts, counts), max_size=3),
+    st.lists(st.builds(RowState, small, counts, counts, limits, amounts, amounts), max_size=3),
     st.lists(st.builds(LedgerState, small, totals, st.none() | totals), max_size=2),
 )  # fmt: skip
 
