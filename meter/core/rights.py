@@ -277,12 +277,16 @@ def _one_after_the_other(parties: list[Party], waiting: list[Party], left: int, 
 
 
 def _lower_others(parties: list[Party], fence: int, least: int) -> bool:
-    """Lower the right of everyone who has more to spare than its target, if by more than `least`."""
+    """Lower the right of everyone who has more to spare than its target, if by more than `least`.
+
+    Who has not acknowledged its last lowering yet is only asked for most of what it has left: each lowering puts off
+    what the one before frees, and so that ends.
+    """
     changed = False
     for party in parties:
-        excess = party.spare - party.target
-        if excess > least:
-            holding = party.holding
+        excess, holding = party.spare - party.target, party.holding
+        is_pending = party.state.ack < holding.since and holding.most > holding.right
+        if excess > least and (2 * excess > party.spare or not is_pending):
             _lower(holding, most_of(holding, party.state.ack), holding.right - excess, fence)
             changed = True
     return changed

@@ -141,6 +141,10 @@ class Replica:
         """Send what the dead epoch left: its records, then one with its last events that is final."""
         self.alive = self.replaying = self.connected = True
         disk = self.disk
+        if any(record.seq == 1 for record in disk.records):
+            # It had begun a new epoch, and dies before the record that carries into it what is in flight was sent:
+            # until its last record nobody knows of that.
+            self.world.given_up(self.run)
         disk.records = [_without_gauges(record) for record in disk.records]
         self.outbox = list(disk.records)
         for request in disk.open:

@@ -25,6 +25,7 @@ HEARTBEAT_MS = 250
 LEASE_MS = 3_000
 SELF_FENCE_MS = 2_500
 FLUSH_MS = 400
+POLL_MS = 15
 BACKLOG = 3
 TEAMS = ("red", "blue")
 PARTS = {"org": (1, 1), "team": (2, 3), "pace": (1, 3)}

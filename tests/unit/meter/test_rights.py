@@ -94,6 +94,21 @@ def test_what_is_lowered_is_free_only_once_it_is_acknowledged() -> None:
     assert group.may_use(TOKENS) <= 100
 
 
+def test_what_a_lowering_frees_is_not_put_off_for_ever() -> None:
+    """Until its holder knows of it, it is lowered again only by most of what is left: a few times at most."""
+    group = Group(2)
+    group.say("i1", gauges={TOKENS: 10}, limit=10_000)
+    rights, used = [group.right(TOKENS, "i1")], 4_000
+    for more in range(60):
+        group.say("i2", gauges={TOKENS: used}, wants={TOKENS: (1_000 + 50 * more, 30)}, limit=10_000)
+        rights.append(group.right(TOKENS, "i1"))
+    assert rights == sorted(rights, reverse=True)
+    assert 2 <= len(set(rights)) <= 6
+    group.acknowledge("i1")
+    assert group.most(TOKENS, "i1") == rights[-1]
+    assert group.right(TOKENS, "i2") >= used + 1_000
+
+
 def test_an_acknowledgement_of_something_older_frees_nothing() -> None:
     """Only a snapshot from the fence on that lowered the right tells of it."""
     group = Group(2)
