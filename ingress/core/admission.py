@@ -103,8 +103,9 @@ class Shard:
 
     __slots__ = (
         "ackable", "backed_until_ms", "expiries", "expiring", "fence", "fence_at_ms", "generation", "hw",
-        "installed_ms", "is_synced", "joined_at", "known", "members", "missing", "numbers", "partition", "parts",
-        "place", "rejoining", "rows", "settled", "settling", "touched", "unconfirmed", "waiting", "wanting", "weight",
+        "installed_ms", "is_synced", "joined_at", "known", "log_ms", "members", "missing", "numbers", "partition",
+        "parts", "place", "rejoining", "rows", "settled", "settling", "touched", "unconfirmed", "waiting", "wanting",
+        "weight",
     )  # fmt: skip
 
     def __init__(self, partition: int, waiting: WaitingRoom) -> None:
@@ -120,6 +121,8 @@ class Shard:
         """What records acknowledge: everything admitted before it was installed is in this record or earlier ones."""
         self.installed_ms = 0
         """When it was installed."""
+        self.log_ms = 0
+        """The broker's time of the last record in it."""
         self.is_synced = False
         """Whether a full snapshot and every one since was installed."""
         self.fence_at_ms = NEVER_MS
@@ -201,8 +204,12 @@ class Registry:
     # -------------------------------------------------------------------------------------------------- binding
 
     def bind(self, shard: Shard, specs: tuple[RowSpec, ...], now_ms: int) -> Binding:
-        """Return the rows of `specs` in the windows that hold `now_ms`."""
-        now_s = now_ms // 1000
+        """Return the rows of `specs` in the windows that hold `now_ms`.
+
+        A clock that is more than a minute behind the log is wrong: windows that are over by then are about to be
+        forgotten with all that was used of them, so they do not open again.
+        """
+        now_s = max(now_ms, shard.log_ms - MINUTE_S * 1000) // 1000
         rows = []
         until_s = NEVER_MS
         for spec in specs:
@@ -397,12 +404,15 @@ class Registry:
         shard.weight, shard.hw, shard.is_synced, shard.place = NO_WEIGHT, 0, False, -1
         shard.joined_at = shard.unconfirmed = shard.missing = None
         shard.generation += 1
-        for row in shard.rows.values():
+        used = [(row, row.used) for row in shard.rows.values()]
+        for row, _ in used:
             row.rejoin()
             if row.want:
                 shard.wanting[row] = None
         for hold in [*shard.settling, *(hold for _, holds in shard.settled for hold in holds)]:
             hold.give_back()
+        for row, before in used:
+            row.others += before - row.used  # what was settled is the old epoch's
         held = [row for row in shard.rows.values() if row.inflight]
         carried = [Binding(held[at : at + 500], NEVER_MS, shard.generation) for at in range(0, len(held), 500)]
         shard.touched[:0] = carried

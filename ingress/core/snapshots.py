@@ -48,7 +48,7 @@ def install(shard: Shard, snapshot: Snapshot, run: tuple[str, int], now_ms: int)
     mine = snapshot.members[shard.place] if shard.place >= 0 else None
     changed = _shares_changed(shard.members, snapshot.members)
     shard.members = snapshot.members
-    shard.fence, shard.installed_ms = snapshot.fence, now_ms
+    shard.fence, shard.installed_ms, shard.log_ms = snapshot.fence, now_ms, snapshot.log_ms
     _take_share(shard, mine)
     if snapshot.full:
         _install_all(shard, rows, now_ms)

@@ -15,7 +15,7 @@ from tests.property.bound_replica import Replica
 from tests.property.bound_scenario import Scenario
 from tests.property.bound_world import World
 
-JUMPS_MS = (-61_000, -5_000, -700, 700, 5_000, 61_000, 3_700_000)
+JUMPS_MS = (-3_700_000, -61_000, -5_000, -700, 700, 5_000, 61_000, 3_700_000)
 
 
 def world_with_jumps(seed: int, replicas: int, jumps: int, kills: int = 0) -> World:

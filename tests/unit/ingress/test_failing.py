@@ -8,6 +8,7 @@ from ingress.core.admission import BLOCKED, Registry
 from ingress.core.failing import missing
 from ingress.core.plan import Plan
 from ingress.core.verdicts import Denied, Note
+from schemas.codec import decode_rows
 from schemas.published import SELF_FENCE_MS
 from schemas.quota import NO_WEIGHT, RowState, Weight
 from tests.unit.ingress.governed import (
@@ -15,6 +16,7 @@ from tests.unit.ingress.governed import (
     INSTANCE,
     MINUTE_MS,
     START_MS,
+    WHOLE,
     denied,
     held,
     key_of,
@@ -338,3 +340,18 @@ def test_a_shadow_rule_stays_one() -> None:
     kinds = [[note.kind for note in notes] for notes in notes_of(replica, 0, 6)]
     assert kinds == [[]] * 4 + [["shadow"]] * 2
     assert key_of(id="k0", tier=0).tier == 0
+
+
+def test_a_clock_that_falls_far_behind_opens_no_window_that_the_log_has_forgotten() -> None:
+    """The meter drops rows two minutes after their window: by the log's time, this replica's clock is wrong."""
+    replica = Replica("", "limits: [{name: org-minute, per: [org], rpm: 80}]\n", WHOLE)
+    shard = replica.registry.shards[0]
+    replica.tell()
+    assert shard.log_ms == START_MS
+    for behind_ms, minutes in ((0, 0), (60_000, -1), (61_000, -1), (3_600_000, -1)):
+        plan = replica.plan(1)
+        hold = held(plan.admit(START_MS - behind_ms, 1, 0))
+        assert decode_rows(hold.rows) == [f"org-minute/requests/org=acme/minute@{START_MS // 1000 + 60 * minutes}+60"]
+        replica.resolver = resolver_of(
+            HEAD + "limits: [{name: org-minute, per: [org], rpm: 80}]\n", registry=replica.registry
+        )  # plans bind anew
