@@ -290,9 +290,7 @@ class Row:
 
     def rejoin(self) -> None:
         """Begin a new epoch: what has been settled belongs to the old one, what is in flight is carried over."""
-        inflight = self.inflight
-        self.others += self.own - inflight
-        self.net = inflight
+        self.net = self.inflight
         self.refunds = self.ended = self.room = self.budget = 0
         self.right = self.right_limit = -1
         self.seq = 0
