@@ -61,14 +61,14 @@ WORSE = st.builds(
 
 
 @given(SCENARIOS)
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_no_row_ever_exceeds_its_limit_and_everything_comes_to_rest(scenario: Scenario) -> None:
     """Any delays, duplicates and kills: every row within its limit, shares within the headroom, sums as logged."""
     World(scenario).run()
 
 
 @given(WORSE)
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_a_lost_replica_costs_no_more_than_what_the_log_did_not_know_of_it(scenario: Scenario) -> None:
     """Evictions and lost disks: the overshoot is at most what the lost replica held and had not logged."""
     World(scenario).run()
@@ -138,7 +138,7 @@ def test_the_bound_holds_in_a_long_search(record_property: Callable[[str, object
         edge_s=st.sampled_from([60, 3_600]),
     )
 )
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_nobody_is_refused_or_waits_long_while_a_row_is_far_from_its_limit(scenario: Scenario) -> None:
     """Without faults no row refuses below 90 %, by its replica's knowledge and in truth; waits are three round trips.
 
