@@ -16,10 +16,14 @@ from typing import NamedTuple
 from deploy.explain.witness import Standing, Witness, counted
 from ingress.core.ladder import begins_at, grace_limit, seen_limit
 from schemas.decisions import Action, Decision
+from schemas.published import HEARTBEAT_MS, SELF_FENCE_MS
 from schemas.quota import NO_WEIGHT
 from schemas.rules import Rule
 
 SHORT, OVER = "short", "over"
+SILENT = "without the broker its part was its own no more"
+FENCE_MARGIN_MS = 4 * HEARTBEAT_MS
+"""The last snapshot may be so much younger than the last record that the broker acknowledged."""
 _ONLY_TOLD = frozenset({Action.WARN.value, Action.SOFT.value, Action.SHADOW.value})
 _WENT_ON = _ONLY_TOLD | {Action.GRACE.value, Action.OPEN.value}
 
@@ -160,6 +164,8 @@ def reason_of(decision: Decision, rule: Rule | None) -> str:
     used = decision.used + decision.asked
     if decision.room < decision.asked and decision.action not in _ONLY_TOLD:
         return SHORT
+    if decision.action == Action.OPEN and decision.staleness_ms >= SELF_FENCE_MS - FENCE_MARGIN_MS:
+        return SILENT
     seen = decision.seen_limit or decision.limit
     if rule is not None:
         seen = seen_limit(decision.limit, rule.withheld[decision.tier])

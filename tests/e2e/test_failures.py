@@ -165,7 +165,9 @@ def test_a_frozen_broker_meets_each_tier_as_the_policy_says(failing: Stack, org:
     assert_counted_once(stack, experiment, most=10_000)
     assert_counted_once(stack, critical, most=LIMIT + REPLICAS * ALLOWANCE)
     decisions = stack.json("decision", "list", "--action", "open")["decisions"]
-    assert sum(critical.id in decision["scope"] for decision in decisions) == REPLICAS, "once a minute and replica"
+    opened = [decision["id"] for decision in decisions if critical.id in decision["scope"]]
+    assert len(opened) == REPLICAS, "once a minute and replica"
+    assert all(stack.run("explain", decision).rstrip().endswith("agrees") for decision in opened)
 
 
 def test_a_frozen_meter_refuses_only_the_tier_that_says_so(failing: Stack, org: str) -> None:

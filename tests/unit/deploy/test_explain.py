@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from deploy.explain.log import Found, Lost
-from deploy.explain.recount import OVER, SHORT, reason_of
+from deploy.explain.recount import OVER, SHORT, SILENT, reason_of
 from deploy.explain.rules import rule_of
 from deploy.explain.verdict import AGREES, DIFFERS, NOTHING, UNKNOWN, explain
 from deploy.explain.words import sentences
@@ -139,6 +140,14 @@ def test_the_rule_is_judged_by_its_ladder_as_the_tier_sees_it(fields: dict[str, 
     rule = rule_of(record, "pace")
     assert rule is not None
     assert reason_of(_decision(**fields), rule) == why
+
+
+@pytest.mark.parametrize(("staleness_ms", "why"), [(54_100, SILENT), (53_900, SILENT), (3_500, "")])
+def test_with_room_the_allowance_is_used_only_after_a_long_silence(staleness_ms: int, why: str) -> None:
+    """Before, a request that fits into the replica's part needs no allowance: a record that says so is wrong."""
+    decision = _decision(action="open", used=10, asked=1, limit=100, room=50, staleness_ms=staleness_ms)
+    assert reason_of(decision, None) == why
+    assert reason_of(msgspec.structs.replace(decision, room=0), None) == SHORT
 
 
 def test_a_rule_that_the_policy_does_not_have_is_not_made_up() -> None:
