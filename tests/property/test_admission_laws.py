@@ -41,7 +41,7 @@ class Request:
 
     def __init__(self, hold: Hold, tokens: int, nanos: int) -> None:
         self.hold = hold
-        self.number = 0
+        self.number = self.logged_with = 0
         self.rows = decode_rows(hold.rows)
         self.reserved = dict(zip(MEASURES, (1, tokens, nanos), strict=True))
         self.used: dict[str, int] | None = None
@@ -78,8 +78,10 @@ class OneReplica(RuleBasedStateMachine):
         self.ended: list[Request] = []
         """Settled and on the log, in no record."""
         self.unlogged: list[Request] = []
+        self.late: list[Request] = []
+        """Their events are in a record, but not yet those of all that was logged with them: their gauges wait."""
         self.done: list[Request] = []
-        """Their events are in a record."""
+        """Their events are in a record, and their gauges have ended."""
         self.seq = self.events = self.fence = self.number = 0
         self.arrived = 0
         """The last seq that the meter has folded."""
@@ -104,8 +106,8 @@ class OneReplica(RuleBasedStateMachine):
 
     @property
     def uncut(self) -> list[Request]:
-        """Requests whose events are in no record."""
-        return [*self.open, *self.unlogged, *self.ended]
+        """Requests whose gauges have not ended."""
+        return [*self.open, *self.unlogged, *self.ended, *self.late]
 
     def own(self, key: str) -> int:
         """Return what own requests hold and have used in a row."""
@@ -201,6 +203,8 @@ class OneReplica(RuleBasedStateMachine):
         for request in self.unlogged:
             self.events += 1
             request.number = self.events
+        for request in self.unlogged:
+            request.logged_with = self.events
         self.ended += self.unlogged
         self.unlogged = []
         self.registry.journalled(0, self.events)
@@ -213,11 +217,13 @@ class OneReplica(RuleBasedStateMachine):
         through = carried[-1].number if carried else (self.ended[0].number - 1 if self.ended else self.events)
         self.seq += 1
         gauges = {gauge.row: gauge.inflight for gauge in self.registry.cut(0, self.seq, through)}
-        self.done += carried
+        ended = [request for request in [*self.late, *carried] if request.logged_with <= through]
+        self.late = [request for request in [*self.late, *carried] if request.logged_with > through]
+        self.done += ended
         self.records[self.seq] = (gauges, carried)
         for key, inflight in gauges.items():
             assert inflight == sum(request.gauge(key) for request in self.uncut if key in request.rows)
-        assert {key for request in carried for key in request.rows} <= gauges.keys()
+        assert {key for request in ended for key in request.rows} <= gauges.keys()
 
     @precondition(lambda self: self.arrived < self.seq)
     @rule()
