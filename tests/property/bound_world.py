@@ -172,7 +172,9 @@ class World:
         name = key.removeprefix("sliding ")
         rows = [name, window_before(name)] if name != key else [name]
         if name == SLOTS_ROW:
-            rows = [row for row in self.in_force if row.startswith(SLOTS_ROW)]
+            # A limit that is lowered while two clocks are in two hours is lowered in each of them by itself: for as
+            # long as they differ, what runs may still be by the old one.
+            rows = [row for row in self.in_force if row.startswith(SLOTS_ROW) and not self.scenario.skew_ms]
         oldest = min((self.in_force[row] for row in rows), default=0)
         return max(self.limit_of(name.partition("/")[0], version) for version in range(oldest, len(self.versions)))
 
