@@ -267,8 +267,9 @@ class World:
         """Check that what everybody may have of a row is at most its limit."""
         members = self.meter.partition.shard.runs.members
         gone, most, used = row.total, 0, 0
-        for run, held in row.holdings.items():  # a new epoch has told of it already, the old one has not ended
-            if any(state.run[0] == run[0] and state.run[1] > run[1] for state in members):
+        live = {state.run for state in members}
+        for run, held in row.holdings.items():
+            if run not in live:  # its new epoch has told of it already, or its late gauges are more than it used
                 gone -= held.inflight
         for state in members:
             holding = row.holdings.get(state.run)
