@@ -238,13 +238,26 @@ def _may_have(prev: Row | None, earlier: Holding | None, state: Member, limit: i
 
 
 def _shrink(parties: list[Party], by: int, fence: int) -> bool:
-    """Lower rights by `by` in all, or as far as they are unused: more was used than rights had been given for."""
+    """Lower rights by `by` in all, as far as they are unused: more was used than rights had been given for.
+
+    Where that is not enough, because a limit was lowered below what is used, nobody may use again what it gives back
+    until the rest is enough: then a right is only what the limit leaves beside all others.
+    """
     unused = sum(party.spare for party in parties if party.spare > 0)
+    changed = unused > 0
     for party in parties:
         if party.spare > 0:
             less = min(party.spare, -(-by * party.spare // unused))
             _lower(party.holding, most_of(party.holding, party.state.ack), party.holding.right - less, fence)
-    return unused > 0
+    over = by - unused
+    if over > 0:
+        for party in parties:
+            holding = party.holding
+            beside = max(party.net - over, 0)
+            if holding.right > beside:
+                _lower(holding, most_of(holding, party.state.ack), beside, fence)
+                changed = True
+    return changed
 
 
 def _set_targets(parties: list[Party], left: int, turn: int) -> bool:

@@ -153,8 +153,7 @@ class World:
         for key in request.keys:
             self.truth[key] += request.reserved
             self._check(key, self.truth[key], request)
-            # What was used beyond a lowered limit decays unevenly: then the sum over two minutes is not exact.
-            if key.startswith("pace/") and not (self.scenario.skew_ms or self.scenario.limit_changes):
+            if key.startswith("pace/") and not self.scenario.skew_ms:
                 end_ms = int(key.rpartition("@")[2].partition("+")[0]) * 1_000 + 60_000
                 before = window_before(key)
                 self.allowed_over[f"sliding {key}"] = self.allowed_over[key] + self.allowed_over[before]
@@ -278,7 +277,7 @@ class World:
                 used += holding.net
                 most += most_of(holding, state.ack)
         limit = max(self.limit_of(key.partition("/")[0], version) for version in range(len(self.versions)))
-        if any(state.ack < row.begun for state in members):
+        if len(self.versions) > 1 or any(state.ack < row.begun for state in members):
             gone = 0  # who knew of it before the limit was told goes by what it had left
         limit += self.allowed_over[SLOTS_ROW if key.startswith(SLOTS_ROW) else key]
         assert gone + most <= max(limit, gone + used), f"{key}: {gone} + {most} of {limit}, {used} used"

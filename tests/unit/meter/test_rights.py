@@ -196,9 +196,13 @@ def test_what_was_used_beyond_a_lowered_limit_stays_used_and_leaves_nothing() ->
     group.say("i1", gauges={TOKENS: 1}, limit=40, version=2)
     group.say("i2", gauges={TOKENS: 45}, limit=100)
     group.acknowledge("i1", "i2")
-    assert group.right(TOKENS, "i1") <= 1
-    assert group.right(TOKENS, "i2") <= 45
+    assert group.rights(TOKENS) == [0, 20], "less than what either uses"
     assert group.may_use(TOKENS) == 46
+    group.say("i2", gauges={TOKENS: 20}, limit=40, version=2)
+    assert group.may_use(TOKENS) <= 40, "what is given back is not taken again beyond the limit"
+    group.say("i1", wants={TOKENS: (10, 10)}, limit=40, version=2).acknowledge("i1", "i2").acknowledge("i1", "i2")
+    assert group.right(TOKENS, "i1") >= 11
+    assert group.may_use(TOKENS) <= 40
 
 
 def test_a_raised_limit_is_given_to_who_needs_it() -> None:
