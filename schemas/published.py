@@ -9,7 +9,7 @@ SELF_FENCE_MS = 54_000
 """A replica none of whose records the broker has acknowledged for this long stops admitting, because its share may be
 given away. Until then it goes on with the room it has, broker or no broker."""
 TICK_MS = 20
-"""Usage is cut into records this long after the first event."""
+"""Usage is cut into records this often at most, and nearly at once where no record was cut for so long."""
 PUBLISH_MS = 12
 """Changed rows are published this often."""
 WAIT_MS = 250

@@ -20,6 +20,8 @@ from ingress.core.admission import Registry
 from ingress.core.laps import Laps
 from schemas.published import HEARTBEAT_MS, MAX_EVENTS_PER_RECORD, SELF_FENCE_MS, TICK_MS
 
+GATHER_S = 0.002
+"""What ends together goes into one record, also where no record was cut for a while."""
 WATCH_S = 0.25
 SWEEP_EVERY = 20
 _log = structlog.get_logger("ingress.sender")
@@ -102,13 +104,14 @@ class Sender:
         self._watcher = self._spawn("send-watch", self._watch())
 
     def note_dirty(self, partition: int) -> None:
-        """Send a record of this partition within a tick."""
+        """Send a record of this partition a tick after the last one, or nearly at once if that is longer ago."""
         if not self._clocks:
             return
         clock = self._clocks[partition]
         if not clock.is_ticking:
             clock.is_ticking = True
-            asyncio.get_running_loop().call_later(TICK_MS / 1000, clock.due.set)
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(clock.cut_at + TICK_MS / 1000, loop.time() + GATHER_S), clock.due.set)
 
     def note_urgent(self, partition: int) -> None:
         """Send a record of this partition as soon as the one before is delivered: requests wait for its answer."""

@@ -259,12 +259,17 @@ class Row:
         return limit + self._carried_over(limit, now_ms) if ceiling.carry_percent else limit
 
     def _carried_over(self, limit: int, now_ms: int) -> int:
-        """Return what the window before leaves to this one: as seen here once it is over, else as the log has it."""
+        """Return what the window before leaves to this one: as seen here once it is over.
+
+        A replica that knows nothing of that window takes what the log has beyond the limit, as others told it.
+        """
         most = limit * self.ceiling.carry_percent // 100
         last = self.last
-        if last is not None and not self.extra and now_ms // 1000 >= last.end_s + CARRY_AFTER_S:
-            self.extra = min(max(last._limit(now_ms) - last.used, 0), most)
-        return max(self.extra, min(self.right_limit - limit, most), 0)
+        if last is None:
+            return max(min(self.right_limit - limit, most), 0)
+        if not self.extra and now_ms // 1000 >= last.end_s + CARRY_AFTER_S:
+            self.extra = max(last._limit(now_ms) - last.used, 0)
+        return min(self.extra, most)
 
     def confirm(self, known: Known, now_ms: int) -> None:
         """Take over what a snapshot says."""

@@ -181,6 +181,9 @@ def test_what_is_left_of_a_window_is_carried_over_up_to_a_part_of_the_limit() ->
     row.extra = 0
     row.recompute((86_400 + CARRY_AFTER_S) * 1000)
     assert row.limit == 1_500, "at most half of the limit moves"
+    ceiling.limit = 900
+    row.confirm(Known(0, 0, 1_500, 1_500), (86_400 + CARRY_AFTER_S) * 1000)
+    assert row.limit == 1_350, "a lowered limit holds, though the log still has the higher one"
     other = Row("r/cost/org=b/day@86400+86400", "org=b", ceiling, shard, 2 * 86_400)
     other.confirm(Known(0, 0, 1_200, 1_200), 0)
     assert (other.limit, other.room) == (1_200, 1_200)
