@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from ingress.adapters.governance import Governance
 from ingress.core.plan import Hold, Plan
 from ingress.core.resolver import Resolver
+from ingress.core.waiting import Ticket
 from meter.core.shard import Shard
 from meter.core.snapshots import Stamp, snapshot
 from schemas.codec import decode_event, decode_record, encode_event, encode_json, encode_snapshot
@@ -163,6 +164,8 @@ class Client:
         """Ids of events whose last bytes were handed out."""
         self.dispatched: set[str] = set()
         self._noise = 0
+        self._ticket: Ticket | None = None
+        """Tells the meter that this client wants room, until it has some."""
 
     def plan(self) -> Plan:
         """Return the plan of a request."""
@@ -186,8 +189,17 @@ class Client:
         """Admit a request; return what ends it, or None if it was refused."""
         plan = self.plan()
         hold = plan.admit(now_ms(), tokens, tokens)
+        waiting = self.replica.registry.waiting
         if not isinstance(hold, Hold):
+            if hold.may_wait and self._ticket is None:
+                ticket = Ticket(
+                    plan, tokens, tokens, 0, 0, tier=plan.tier, since_ms=now_ms(), until_ms=now_ms() + 60_000
+                )
+                self._ticket = ticket if waiting.add(ticket, hold) else None
             return None
+        if self._ticket is not None:
+            waiting.cancel(self._ticket)
+            self._ticket = None
         self._noise += 1
         event_id = uuid7(now_ms(), self._noise.to_bytes(10, "big"))
         name = format_id(event_id)
