@@ -34,6 +34,10 @@ class Rates(msgspec.Struct, frozen=True, array_like=True):
     reasoning: int
     audio_input: int
     audio_output: int
+    image_input: int = -1
+    """-1: as `input`."""
+    image_output: int = -1
+    """-1: as `output`."""
 
 
 class Price(msgspec.Struct, frozen=True, array_like=True):
@@ -46,25 +50,46 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
     version: str
     tiers: tuple[Rates, ...]
     request_nanos: int = 0
+    units: dict[str, int] = {}
+    """What one of a unit of `schemas.units` costs, in femto-USD. A unit that is not here has no known price."""
+    variants: dict[str, tuple[Rates, ...]] = {}
+    """Tiers by the service tier that served an answer; a service tier that is not here costs as the standard one."""
+    listed: Price | None = None
+    """The list price, where this one was negotiated."""
 
 
-def rates_for(price: Price, input_tokens: int) -> Rates:
-    """Return the tier of `price` that a request with `input_tokens` input tokens of all classes falls into."""
-    found = price.tiers[0]
-    for tier in price.tiers[1:]:
+def rates_for(tiers: tuple[Rates, ...], input_tokens: int) -> Rates:
+    """Return the one of `tiers` that a request with `input_tokens` input tokens of all classes falls into."""
+    found = tiers[0]
+    for tier in tiers[1:]:
         if input_tokens < tier.min_input_tokens:
             break
         found = tier
     return found
 
 
-def cost_nanos(price: Price, usage: TokenUsage) -> int:
-    """Return what `usage` costs under `price` in nano-USD, rounded once, half to even."""
-    whole, rest = divmod(_femtos(price, usage), FEMTOS_PER_NANO)
+def cost_nanos(price: Price, usage: TokenUsage, units: dict[str, int] | None = None, service_tier: str = "") -> int:
+    """Return what an answer costs under `price` in nano-USD, rounded once, half to even.
+
+    Args:
+        price: of the served model.
+        usage: tokens.
+        units: what is billed beside tokens; one without a price (see `unpriced_units`) adds nothing here.
+        service_tier: that served it.
+    """
+    femtos = _femtos(price, usage, service_tier)
+    if units:
+        femtos += sum(count * price.units.get(name, 0) for name, count in units.items())
+    whole, rest = divmod(femtos, FEMTOS_PER_NANO)
     half = FEMTOS_PER_NANO // 2
     if rest > half or (rest == half and whole & 1):
         whole += 1
     return whole + price.request_nanos
+
+
+def unpriced_units(price: Price, units: dict[str, int]) -> tuple[str, ...]:
+    """Return the units that were used and that `price` does not know: their cost is unknown, and so is the sum."""
+    return tuple(sorted(name for name, count in units.items() if count and name not in price.units))
 
 
 def reserve_nanos(price: Price, usage: TokenUsage) -> int:
@@ -72,9 +97,11 @@ def reserve_nanos(price: Price, usage: TokenUsage) -> int:
     return -(-_femtos(price, usage) // FEMTOS_PER_NANO) + price.request_nanos
 
 
-def _femtos(price: Price, usage: TokenUsage) -> int:
+def _femtos(price: Price, usage: TokenUsage, service_tier: str = "") -> int:
     tiers = price.tiers
-    rates = tiers[0] if len(tiers) == 1 else rates_for(price, usage.all_input)
+    if service_tier:
+        tiers = price.variants.get(service_tier, tiers)
+    rates = tiers[0] if len(tiers) == 1 else rates_for(tiers, usage.all_input)
     total = usage.input * rates.input + usage.output * rates.output
     if usage.plain:
         return total
@@ -86,6 +113,8 @@ def _femtos(price: Price, usage: TokenUsage) -> int:
         + usage.reasoning * rates.reasoning
         + usage.audio_input * rates.audio_input
         + usage.audio_output * rates.audio_output
+        + usage.image_input * (rates.input if rates.image_input < 0 else rates.image_input)
+        + usage.image_output * (rates.output if rates.image_output < 0 else rates.image_output)
     )
 
 

@@ -8,8 +8,8 @@ import msgspec
 class TokenUsage(msgspec.Struct, frozen=True, array_like=True):
     """Token counts by class. The classes are disjoint: no token is in two of them.
 
-    `input` is input read at full price (not cached, not audio), `output` is visible text output (not reasoning, not
-    audio). Providers that report overlapping counts are normalised before they reach this type.
+    `input` is text read at full price (not cached, not audio or images), `output` is visible text (not reasoning, not
+    audio or images). Providers that report overlapping counts are normalised before they reach this type.
     """
 
     input: int = 0
@@ -20,16 +20,20 @@ class TokenUsage(msgspec.Struct, frozen=True, array_like=True):
     reasoning: int = 0
     audio_input: int = 0
     audio_output: int = 0
+    image_input: int = 0
+    image_output: int = 0
 
     @property
     def all_input(self) -> int:
         """Input tokens of every class."""
-        return self.input + self.cache_read + self.cache_write + self.cache_write_1h + self.audio_input
+        return (
+            self.input + self.cache_read + self.cache_write + self.cache_write_1h + self.audio_input + self.image_input
+        )
 
     @property
     def all_output(self) -> int:
         """Output tokens of every class."""
-        return self.output + self.reasoning + self.audio_output
+        return self.output + self.reasoning + self.audio_output + self.image_output
 
     @property
     def total(self) -> int:
@@ -46,6 +50,8 @@ class TokenUsage(msgspec.Struct, frozen=True, array_like=True):
             or self.cache_write_1h
             or self.audio_input
             or self.audio_output
+            or self.image_input
+            or self.image_output
         )
 
 

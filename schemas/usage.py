@@ -11,6 +11,7 @@ import enum
 
 import msgspec
 
+from schemas.ids import NO_ID
 from schemas.tokens import NO_TOKENS, TokenUsage
 
 
@@ -57,6 +58,38 @@ class Attribution(msgspec.Struct, frozen=True, array_like=True):
     """Empty when the model has no price."""
 
 
+class Kind(enum.StrEnum):
+    """What an event is about."""
+
+    USAGE = "usage"
+    """One attempt."""
+    FOLDED = "folded"
+    """Several attempts of one key, model, status and hour: a replica whose disk was full kept their sums only."""
+    ADJUSTMENT = "adjustment"
+    """A correction of costs: no request and no tokens, and an amount that may be negative."""
+
+
+class Detail(msgspec.Struct, frozen=True, array_like=True):
+    """What few events have to say beyond the rest."""
+
+    units: dict[str, int] = {}
+    """Billed beside tokens, by the names of `schemas.units`."""
+    service_tier: str = ""
+    """The tier that served the answer, if it has prices of its own: `flex`, `priority`, `batch`, …"""
+    list_cost_nanos: int | None = None
+    """At list prices, where `cost_nanos` is at others."""
+    flags: tuple[str, ...] = ()
+    """Reason codes of what was odd about the reported usage, or about how the answer was read to its end."""
+    kind: str = "usage"
+    """A `Kind`."""
+    stands_for: int = 1
+    """How many events were folded into this one."""
+    corrects: bytes = NO_ID
+    """The event that an adjustment corrects; 16 zero bytes where it corrects a sum."""
+    note: str = ""
+    """Why it was adjusted: the price or the invoice that says so."""
+
+
 class UsageEvent(msgspec.Struct, frozen=True, array_like=True):
     """The terminal fact of one attempt. `attribution` and `rows` are encoded once a plan, not once an event."""
 
@@ -97,6 +130,8 @@ class UsageEvent(msgspec.Struct, frozen=True, array_like=True):
     """An encoded `Attribution`."""
     rows: msgspec.Raw
     """An encoded list of row keys (text) that the charges are booked to."""
+    detail: Detail | None = None
+    """None for most events."""
 
 
 class Gauge(msgspec.Struct, frozen=True, array_like=True):
@@ -136,14 +171,14 @@ class Totals(msgspec.Struct, array_like=True):
     def add(self, event: UsageEvent) -> None:
         """Add one event."""
         usage = event.usage
-        self.events += 1
+        self.events += 1 if event.detail is None else event.detail.stands_for
         self.requests += event.charge_requests
         self.charge_nanos += event.charge_nanos
         if usage is not NO_TOKENS:
             self.input_tokens += usage.all_input
             self.output_tokens += usage.all_output
         if event.cost_nanos is None:
-            self.unpriced += 1
+            self.unpriced += 1 if event.detail is None else event.detail.stands_for
         else:
             self.cost_nanos += event.cost_nanos
 

@@ -20,7 +20,7 @@ from ingress.adapters.wal import ADMITTED, CHECKPOINT, CUT, DECISION, EVENT, Fra
 from schemas.codec import encode_record
 from schemas.published import MAX_EVENTS_PER_RECORD
 from schemas.tokens import TokenUsage
-from schemas.usage import Batch, Gauge, Totals
+from schemas.usage import Batch, Detail, Gauge, Totals
 
 ID = slice(5, 21)
 """Where an encoded event has its id."""
@@ -89,7 +89,7 @@ class Outgoing(NamedTuple):
 
 
 class Charged(msgspec.Struct, frozen=True, array_like=True):
-    """The leading fields of a `schemas.usage.UsageEvent`, as far as `Totals` needs them."""
+    """A `schemas.usage.UsageEvent`, decoded as far as `Totals` needs it."""
 
     id: msgspec.Raw
     request_id: msgspec.Raw
@@ -107,6 +107,12 @@ class Charged(msgspec.Struct, frozen=True, array_like=True):
     charge_requests: int
     charge_tokens: int
     charge_nanos: int
+    model_reported: msgspec.Raw
+    error: msgspec.Raw
+    decision_id: msgspec.Raw
+    attribution: msgspec.Raw
+    rows: msgspec.Raw
+    detail: Detail | None = None
 
 
 _charged = msgspec.msgpack.Decoder(Charged)

@@ -36,12 +36,12 @@ from ingress.core.extending import end_claim, keep_ahead
 from ingress.core.head import HeaderList, read_answer_head
 from ingress.core.plan import Denied
 from ingress.core.ports import Effects
-from ingress.core.records import id_text
+from ingress.core.records import detail_of, id_text
 from ingress.core.reported import NOTHING_REPORTED, Reported
 from ingress.core.reserving import Reservation
 from ingress.core.sse import EventRelay
 from ingress.core.streaming import Outflow
-from schemas.money import cost_nanos
+from schemas.money import cost_nanos, unpriced_units
 from schemas.tokens import NO_TOKENS, TokenUsage
 from schemas.usage import Status, UsageSource
 
@@ -220,7 +220,7 @@ class Exchange(Admitting):
         self._last = END
         reported = relay.reader.reported
         if reported.is_final and reported.usage is not None:
-            self._settle(_SETTLED, "", reported.usage, _PROVIDER, self.status, now_ms)
+            self._settle(_SETTLED, "", reported.usage, _PROVIDER, self.status, now_ms, reported=reported)
         else:
             usage, source = self._usage_so_far()
             self._settle(_SETTLED, reported.fault, usage, source, self.status, now_ms)
@@ -234,7 +234,7 @@ class Exchange(Admitting):
         self._record.model_reported = reported.model
         how, error = (_SETTLED, reported.fault) if is_answer else (_FAILED, f"provider_status_{status}")
         if reported.usage is not None:
-            self._settle(how, error, reported.usage, _PROVIDER, status, now_ms)
+            self._settle(how, error, reported.usage, _PROVIDER, status, now_ms, reported=reported)
         elif is_answer:
             usage, source = self._usage_so_far()
             self._settle(how, error, usage, source, status, now_ms)
@@ -258,7 +258,7 @@ class Exchange(Admitting):
 
     def _settle(
         self, how: str, error: str, usage: TokenUsage, source: str, status: int, now_ms: int, requests: int = 1,
-        decisions: tuple[bytes, ...] = (),
+        decisions: tuple[bytes, ...] = (), reported: Reported = NOTHING_REPORTED,
     ) -> None:  # fmt: skip
         """End the reservation with what was used, and write the terminal event."""
         plan, hold, record = self._plan, self._hold, self._record
@@ -277,11 +277,14 @@ class Exchange(Admitting):
         elif price is None:
             cost, nanos = None, cost_nanos(plan.reserve_price, usage)
         else:
-            cost = nanos = cost_nanos(price, usage)
+            cost = nanos = cost_nanos(price, usage, reported.units, reported.service_tier)
+            if reported.units and unpriced_units(price, reported.units):
+                cost = None
         hold.settle(requests, tokens, nanos)
         if cost is not None and self._last == WHOLE:
             self._lines += b"x-tollway-cost-usd: %d.%09d\r\n" % divmod(cost, 1_000_000_000)
-        event = record.terminal(how, error, usage, source, cost, requests, tokens, nanos, status, now_ms)
+        detail = detail_of(reported, price, usage)
+        event = record.terminal(how, error, usage, source, cost, requests, tokens, nanos, status, now_ms, detail)
         self._effects.record_terminal(plan.partition, event, decisions)
         if source == _PROVIDER and how == _SETTLED:
             self._learn(usage, tokens)

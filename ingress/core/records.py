@@ -11,16 +11,19 @@ from schemas.codec import decode_attribution, encode_attribution, encode_event, 
 from schemas.decisions import Decision
 from schemas.ids import NO_ID, shard_of
 from schemas.keys import VirtualKey
+from schemas.money import cost_nanos, unpriced_units
 from schemas.tokens import NO_TOKENS, TokenUsage
-from schemas.usage import Attribution, Status, UsageEvent, UsageSource
+from schemas.usage import Attribution, Detail, Status, UsageEvent, UsageSource
 
 if TYPE_CHECKING:
     from ingress.core.caps import Broken
     from ingress.core.climb import Step
     from ingress.core.plan import Hold, Plan
     from ingress.core.ports import Context
+    from ingress.core.reported import Reported
     from ingress.core.resolver import Refused
     from ingress.core.verdicts import Denied, Note
+    from schemas.money import Price
 
 NO_ROWS = encode_rows([])
 _UNKNOWN, _UNKNOWN_SOURCE = Status.UNKNOWN.value, UsageSource.UNKNOWN.value
@@ -79,7 +82,7 @@ class Record:
 
     def terminal(
         self, status: str, error: str, usage: TokenUsage, source: str, cost_nanos: int | None, requests: int,
-        tokens: int, nanos: int, http_status: int, now_ms: int,
+        tokens: int, nanos: int, http_status: int, now_ms: int, detail: Detail | None = None,
     ) -> bytes:  # fmt: skip
         """Return the event of the end, and count it.
 
@@ -94,6 +97,7 @@ class Record:
             nanos: to charge.
             http_status: what the client is told.
             now_ms: the end.
+            detail: what is to be said beyond that.
         """
         duration_ms = now_ms - self.admitted_ms
         if duration_ms < 0:
@@ -103,7 +107,7 @@ class Record:
         if self.hold is not None:
             stats.served(self.operation, source, tokens, duration_ms, self.ttft_ms)
         event = self.event = self._event(
-            status, error, usage, source, cost_nanos, requests, tokens, nanos, http_status, duration_ms
+            status, error, usage, source, cost_nanos, requests, tokens, nanos, http_status, duration_ms, detail
         )
         return encode_event(event)
 
@@ -155,7 +159,7 @@ class Record:
 
     def _event(
         self, status: str, error: str, usage: TokenUsage, source: str, cost_nanos: int | None, requests: int,
-        tokens: int, nanos: int, http_status: int, duration_ms: int,
+        tokens: int, nanos: int, http_status: int, duration_ms: int, detail: Detail | None = None,
     ) -> UsageEvent:  # fmt: skip
         plan, hold = self.plan, self.hold
         return UsageEvent(
@@ -164,6 +168,7 @@ class Record:
             self.decision_id,
             encode_attribution(self._attribution(plan)) if plan is None or self.is_downgraded else plan.attribution,
             NO_ROWS if hold is None else hold.rows,
+            detail,
         )  # fmt: skip
 
     def _attribution(self, plan: Plan | None) -> Attribution:
@@ -176,6 +181,16 @@ class Record:
         return Attribution(
             key.org, key.project, key.team, key.user, key.id, "", "", asked, key.tags, self.policy_version, ""
         )
+
+
+def detail_of(reported: Reported, price: Price | None, usage: TokenUsage) -> Detail | None:
+    """Return what an event has to say beyond tokens and cost; None in most cases."""
+    listed = None if price is None else price.listed
+    if not (reported.units or reported.service_tier or reported.flags or listed):
+        return None
+    units, tier = reported.units, reported.service_tier
+    list_nanos = None if listed is None or unpriced_units(listed, units) else cost_nanos(listed, usage, units, tier)
+    return Detail(units, tier, list_nanos, reported.flags)
 
 
 _SAID = (

@@ -23,6 +23,12 @@ class Reported(msgspec.Struct, frozen=True):
     """False: counts of an unfinished stream, of which only the input holds."""
     fault: str = ""
     """A reason code where the report was rejected; never bytes of the answer."""
+    units: dict[str, int] = {}
+    """Billed beside tokens, by the names of `schemas.units`."""
+    service_tier: str = ""
+    """That served the answer; empty for the standard one."""
+    flags: tuple[str, ...] = ()
+    """Reason codes of what was odd and could be made good; never bytes of the answer."""
 
 
 NOTHING_REPORTED = Reported(is_final=False)

@@ -115,7 +115,7 @@ class Reservation:
 
 def _affordable(price: Price, input_tokens: int, nanos: int) -> int:
     """Return how many output tokens `nanos` pay for."""
-    rate = rates_for(price, input_tokens).output
+    rate = rates_for(price.tiers, input_tokens).output
     return nanos * FEMTOS_PER_NANO // rate if rate and nanos > 0 else 0
 
 

@@ -162,7 +162,7 @@ class Outflow:
 
     def _take_input(self, usage: TokenUsage) -> None:
         self.input = usage
-        rates = rates_for(self._price, usage.all_input)
+        rates = rates_for(self._price.tiers, usage.all_input)
         self._rate = max(rates.output, rates.reasoning)
         self._input_femtos = (
             usage.input * rates.input + usage.cache_read * rates.cache_read + usage.cache_write * rates.cache_write

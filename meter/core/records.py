@@ -136,15 +136,17 @@ def tally(events: list[UsageEvent], organisations: Organisations) -> Tally:
         if total is None:
             total = sums[owner] = Totals()
         usage = event.usage
-        total.events += 1
+        count = 1 if event.detail is None else event.detail.stands_for
+        total.events += count
         total.requests += requests
         total.charge_nanos += nanos
         total.input_tokens += (
             usage.input + usage.cache_read + usage.cache_write + usage.cache_write_1h + usage.audio_input
-        )
-        total.output_tokens += usage.output + usage.reasoning + usage.audio_output
+            + usage.image_input
+        )  # fmt: skip
+        total.output_tokens += usage.output + usage.reasoning + usage.audio_output + usage.image_output
         if event.cost_nanos is None:
-            total.unpriced += 1
+            total.unpriced += count
         else:
             total.cost_nanos += event.cost_nanos
     return Tally(charges, sums, fault)

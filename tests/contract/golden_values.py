@@ -36,7 +36,7 @@ from schemas.policy import PolicyRecord
 from schemas.quota import LedgerState, Member, RowState, Snapshot, Weight
 from schemas.tokens import TokenUsage
 from schemas.topics import Topic
-from schemas.usage import Attribution, Batch, Evict, Gauge, Totals, UsageEvent, Want
+from schemas.usage import Attribution, Batch, Detail, Evict, Gauge, Totals, UsageEvent, Want
 
 ID = bytes(range(16))
 OTHER_ID = bytes(range(16, 32))
@@ -62,9 +62,13 @@ ATTRIBUTION = Attribution(
 EVENT = UsageEvent(
     id=ID, request_id=OTHER_ID, attempt=2, status="settled", operation="chat.completions", occurred_ms=NOW_MS,
     duration_ms=1_234, ttft_ms=210, http_status=200, streamed=True, usage_source="provider",
-    usage=TokenUsage(1, 2, 3, 4, 5, 6, 7, 8), cost_nanos=9_876_543_210, charge_requests=1, charge_tokens=36,
+    usage=TokenUsage(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), cost_nanos=9_876_543_210, charge_requests=1, charge_tokens=36,
     charge_nanos=9_876_543_210, model_reported="gpt-4o-mini-2024-07-18", error="none", decision_id=OTHER_ID,
     attribution=encode_attribution(ATTRIBUTION), rows=encode_rows([ROW, MONTH_ROW]),
+    detail=Detail(
+        units={"web_search": 3}, service_tier="flex", list_cost_nanos=10**10, flags=("clamped",), kind="folded",
+        stands_for=7, corrects=ID, note="invoice 2026-11",
+    ),
 )  # fmt: skip
 UNKNOWN = UsageEvent(
     id=OTHER_ID, request_id=ID, attempt=1, status="unknown", operation="messages", occurred_ms=NOW_MS,
@@ -73,7 +77,24 @@ UNKNOWN = UsageEvent(
     decision_id=bytes(16), attribution=encode_attribution(Attribution()), rows=encode_rows([]),
 )  # fmt: skip
 TOTALS = Totals(events=1, requests=2, input_tokens=3, output_tokens=4, cost_nanos=5, unpriced=6, charge_nanos=7)
-RATES = Rates(0, 150_000_000, 75_000_000, 150_000_000, 300_000_000, 600_000_000, 600_000_000, 10**9, 2 * 10**9)
+RATES = Rates(
+    0,
+    150_000_000,
+    75_000_000,
+    150_000_000,
+    300_000_000,
+    600_000_000,
+    600_000_000,
+    10**9,
+    2 * 10**9,
+    3 * 10**9,
+    4 * 10**9,
+)
+
+PRICE = Price(
+    "policy", "policy:0123", (RATES,), 5_000, {"web_search": 10**13}, {"flex": (RATES,)},
+    Price("list", "list-1", (RATES,)),
+)  # fmt: skip
 
 
 def _raw(encode: Callable[[Any], Any]) -> Callable[[Any], bytes]:
@@ -127,7 +148,7 @@ GOLDENS: dict[str, Golden] = {
     "policy.json": Golden(
         PolicyRecord(
             version=12, document="version: 1\norgs: {acme: {}}\n# déjà vu\n", sha256="ab" * 32, applied_ms=NOW_MS,
-            applied_by="ada", note="more room", prices={"fast": Price("policy", "policy:0123", (RATES,), 5_000)},
+            applied_by="ada", note="more room", prices={"fast": PRICE},
         ),
         topics.POLICY, *_json(PolicyRecord),
     ),

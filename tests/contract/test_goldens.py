@@ -17,7 +17,7 @@ import pytest
 from schemas import codec
 from schemas.errors import DecodeError
 from schemas.topics import QUOTA_STATE, TOPICS
-from schemas.usage import Batch
+from schemas.usage import Batch, Totals
 from tests.contract.golden_values import GOLDENS, Golden
 
 FILES = Path(__file__).parent / "goldens"
@@ -65,6 +65,15 @@ def test_a_decision_of_an_earlier_version_is_read_with_defaults() -> None:
     (decision,) = codec.decode_decisions((EARLIER / "decisions-1.bin").read_bytes())
     assert (decision.reason, decision.fence, decision.overshoot_bound) == ("budget", 4_096, 3)
     assert (decision.partition, decision.right, decision.cost_avoided_nanos) == (-1, 0, 0)
+
+
+def test_an_event_of_an_earlier_version_is_read_with_defaults() -> None:
+    """An event from before details, image tokens and units counts as it did, and once."""
+    event = codec.decode_event((EARLIER / "usage-event-1.bin").read_bytes())
+    assert (event.usage.total, event.usage.image_output, event.charge_tokens, event.detail) == (36, 0, 36, None)
+    totals = Totals()
+    totals.add(event)
+    assert (totals.events, totals.cost_nanos) == (1, 9_876_543_210)
 
 
 def test_every_topic_that_others_read_is_frozen() -> None:

@@ -85,8 +85,8 @@ def test_a_tier_prices_all_tokens_of_a_request_that_reaches_it() -> None:
     """The cliff: one token more may cost more than twice as much, and cached input counts towards it."""
     low, high = FLAT.tiers[0], Rates(1_000, 2, 20, 200, 2_000, 20_000, 200_000, 2_000_000, 20_000_000)
     price = Price("list", "1", (low, high))
-    assert rates_for(price, 999) is low
-    assert rates_for(price, 1_000) is high
+    assert rates_for(price.tiers, 999) is low
+    assert rates_for(price.tiers, 1_000) is high
     usage = TokenUsage(input=1, cache_read=999, output=1_000_000)
     assert cost_nanos(price, usage) == 20_000
 
