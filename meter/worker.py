@@ -29,6 +29,7 @@ from meter.ports import Host, LogBounds, Outlet
 from meter.settings import MeterSettings
 from meter.telemetry import Metrics
 from schemas.codec import encode_json, encode_record
+from schemas.crash_points import crash_here
 from schemas.deadletters import DeadLetter
 from schemas.errors import TransportError
 from schemas.published import CHANGELOG_MS
@@ -139,6 +140,7 @@ class Worker:
                 if message.offset > part.shard.fence and not await self._accept_hole(part, message.offset):
                     continue
                 fault = part.take(message.offset, round(message.timestamp * 1000), message.value, event)
+                crash_here("meter.folded")
                 if fault is not None:
                     await self._report(part, message.offset, message.value, fault)
                 if part.shard.urgent:
@@ -214,6 +216,7 @@ class Worker:
         self._undelivered[partition] -= 1
         if not future.cancelled() and (error := future.exception()) is not None:
             self._fail(error)
+        crash_here("meter.published")
 
     async def _flush_forever(self) -> None:
         pause = CHANGELOG_MS / 1000
@@ -244,9 +247,12 @@ class Worker:
                 written += len(record)
                 sent.append(await self._state.send(self._engine.state, part.number, record, part.key(name)))
                 await asyncio.sleep(0)
+                crash_here("meter.state_begun")
             sent.append(await self._state.send(self._engine.state, part.number, flush.meta, part.key(META)))
             await asyncio.gather(*sent)
+        crash_here("meter.state_written")
         part.flushed(flush)
+        crash_here("meter.acknowledged")
         return written
 
     async def _watch_log(self) -> None:

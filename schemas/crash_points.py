@@ -29,7 +29,13 @@ INGRESS_POINTS = (
     "ingress.fold_noted",  # the log says that the folded segments count; the old ones are still there
     "ingress.fold_deleting",  # some of the old segments are gone
 )
-METER_POINTS: tuple[str, ...] = ()
+METER_POINTS = (
+    "meter.folded",  # a record is folded; neither snapshots nor the changelog say so
+    "meter.published",  # readers have a snapshot; the changelog may not have what it says
+    "meter.state_begun",  # parts of the changelog are on their way; its fence is not
+    "meter.state_written",  # the changelog has the state and its fence; no record is acknowledged
+    "meter.acknowledged",  # records are acknowledged; their offset is not committed
+)
 SINK_POINTS: tuple[str, ...] = ()
 ENFORCER_POINTS: tuple[str, ...] = ()
 POINTS = frozenset(INGRESS_POINTS + METER_POINTS + SINK_POINTS + ENFORCER_POINTS)
