@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from deploy.kafka import artifacts, broker
+from deploy.kafka import artifacts, broker, config
 
 
 @click.group(help=__doc__)
@@ -26,9 +26,22 @@ def main() -> None:
     show_default=True,
     help="Seconds to wait for another broker to leave the state directory.",
 )
-def run(state_dir: Path, port: int | None, outlive_parent: bool, lock_deadline: float) -> None:
+@click.option(
+    "--door",
+    "doors",
+    type=(click.IntRange(1, 65535), click.IntRange(1, 65535)),
+    multiple=True,
+    metavar="PORT ADVERTISED",
+    help="Listen on PORT as well, and tell clients who come there to connect to ADVERTISED: where a proxy listens.",
+)
+def run(
+    state_dir: Path, port: int | None, outlive_parent: bool, lock_deadline: float, doors: tuple[tuple[int, int], ...]
+) -> None:
     """Become the broker: its process id is this one's; SIGTERM stops it cleanly (exit code 143, Java's own)."""
-    broker.run(state_dir, port, die_with_parent=not outlive_parent, lock_deadline_s=lock_deadline)
+    broker.run(
+        state_dir, port, die_with_parent=not outlive_parent, lock_deadline_s=lock_deadline,
+        doors=[config.Door(*door) for door in doors],
+    )  # fmt: skip
 
 
 @main.command()

@@ -64,11 +64,13 @@ class BrokerFiles:
 
 
 def run(
-    state_dir: Path, port: int | None, die_with_parent: bool = True, lock_deadline_s: float = LOCK_DEADLINE_S
-) -> NoReturn:
+    state_dir: Path, port: int | None, die_with_parent: bool = True, lock_deadline_s: float = LOCK_DEADLINE_S,
+    doors: Sequence[config.Door] = (),
+) -> NoReturn:  # fmt: skip
     """Prepare `state_dir` and become the broker: same process id, Java in place of Python.
 
-    With `die_with_parent` the kernel kills the broker when the thread that started it ends, however it ends.
+    With `die_with_parent` the kernel kills the broker when the thread that started it ends, however it ends. `doors`
+    are further listeners.
 
     Raises:
         BrokerError: another broker uses the directory, the port is taken, the log directory cannot be formatted.
@@ -89,7 +91,7 @@ def run(
     if not files.data.exists():
         _format(files, jars, log4j, (broker_port, controller_port))
     properties = files.root / "server.properties"
-    _write(properties, config.server_properties(files.data, broker_port, controller_port))
+    _write(properties, config.server_properties(files.data, broker_port, controller_port, doors))
     _redirect_output(files.log)
     command = config.java_command("kafka.Kafka", [str(properties)], jars, log4j, tmp_dir)
     os.execve(command[0], command, _environment())

