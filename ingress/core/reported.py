@@ -29,8 +29,14 @@ class Reported(msgspec.Struct, frozen=True):
     """That served the answer; empty for the standard one."""
     flags: tuple[str, ...] = ()
     """Reason codes of what was odd and could be made good; never bytes of the answer."""
+    failed: str = ""
+    """A reason code where the answer says, under a status that says otherwise, that it has failed."""
 
 
+ERROR_EVENT = "provider_error_event"
+"""An event of a stream says that the answer has failed."""
+ERROR_ANSWER = "provider_error_answer"
+"""A whole answer with a good status says that it has failed."""
 NOTHING_REPORTED = Reported(is_final=False)
 
 

@@ -5,6 +5,9 @@ same result. Most blocks are relayed after three searches for marks, unparsed. W
 `finish`: the client must not believe that it is done before its usage is on the log.
 
 Bytes are never changed: what `feed` and `finish` return, joined, is what came in, without the events that are hidden.
+
+A provider may also say in an event that its answer has failed. Nobody searches for that while text goes by: it counts
+where it is the last event, or the one before the usage or the end. After any other one the answer has gone on.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ from ingress.core.reported import Reported
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 """A longer event is relayed unread, with all that follows it, and the usage is estimated."""
+
+ERROR_MARK = b'"error"'
+"""Bytes that every event with an error holds, in all protocols."""
 
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -34,6 +40,8 @@ class EventReader(Protocol):
     reported: Reported
     is_complete: bool
     """Whether the provider has told the usage of the whole answer: no text comes any more."""
+    failed: str
+    """Reason code of an error that the provider told in an event (`provider_error_event`); empty without one."""
 
     def may_have_usage(self, block: bytes) -> bool:
         """Tell whether it is worth looking at each event of a block that has the usage mark."""
@@ -43,6 +51,9 @@ class EventReader(Protocol):
 
     def take(self, data: bytes) -> bool:
         """Note the usage in the data of an event; True if the client must not see the event."""
+
+    def note_error(self, data: bytes) -> None:
+        """Set `failed` if the data of an event that has the error mark say that the answer has failed."""
 
     def finished(self, block: bytes) -> frozenset[int]:
         """Return the choices that end in a block of events."""
@@ -54,16 +65,19 @@ class EventReader(Protocol):
 class EventRelay:
     """One stream: bytes of the provider in, bytes for the client out."""
 
-    __slots__ = ("_held", "_tail", "is_ended", "is_unread", "reader")
+    __slots__ = ("_held", "_last", "_tail", "is_ended", "is_unread", "reader")
 
     def __init__(self, reader: EventReader) -> None:
         """Start a stream that `reader` understands."""
         self.reader = reader
         self._tail = b""
         self._held = b""
+        self._last = b""
+        """The last block of whole events that went on."""
         self.is_ended = False
         """The event that ends the stream has been seen."""
         self.is_unread = False
+        """An event was too long to be read, and so is all that follows."""
 
     def feed(self, data: bytes) -> bytes:
         """Return what may go to the client now that `data` has arrived."""
@@ -85,13 +99,26 @@ class EventRelay:
                 return b""
         reader = self.reader
         if reader.end_mark in data or (reader.usage_mark in data and reader.may_have_usage(data)):
-            return self._look(data)
+            data, block = self._look(data), data
+            self._last = block
+            return data
+        self._last = data
         return data
+
+    @property
+    def failed(self) -> str:
+        """Reason code of an error that the provider told in an event, and after which no more of the answer came."""
+        if not self.is_ended:
+            self._note_error(self._tail or self._last)
+        return self.reader.failed
 
     def finish(self) -> bytes:
         """Return what was held back, for the end of the stream; an event that the end cut short is read as well."""
         tail, self._tail = self._tail, b""
-        rest = self._look(tail) if tail else b""
+        rest = b""
+        if tail:
+            rest = self._look(tail)
+            self._last = tail
         held, self._held = self._held, b""
         return rest + held
 
@@ -116,19 +143,32 @@ class EventRelay:
         if self.is_unread:
             return block
         kept: list[bytes] = []
+        reader, before = self.reader, self._last
         for event in split_events(block):
             if self.is_ended:
                 self._held += event
                 continue
-            data = data_of(event)
-            if self.reader.end_mark in event and self.reader.is_end(data):
+            data, known = data_of(event), reader.reported
+            if reader.end_mark in event and reader.is_end(data):
+                self._note_error(before)
                 self.is_ended = True
                 self._held = event
-            elif self.reader.usage_mark in event and self.reader.take(data):
+            elif reader.usage_mark in event and reader.take(data):
                 kept.append(event[: len(event) - len(event.lstrip(b"\r\n"))])  # line ends after the event before it
             else:
                 kept.append(event)
+            if reader.reported is not known:
+                self._note_error(before)
+                self._note_error(event)
+            before = event
         return b"".join(kept)
+
+    def _note_error(self, block: bytes) -> None:
+        """Look whether the last event of a block is an error."""
+        if ERROR_MARK in block:
+            event = split_events(block)[-1]
+            if ERROR_MARK in event:
+                self.reader.note_error(data_of(event))
 
 
 def split_events(block: bytes) -> list[bytes]:

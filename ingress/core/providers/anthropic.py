@@ -14,7 +14,14 @@ import msgspec
 
 from ingress.core.ask import MAX_ASKED_TOKENS, Ask, count_field, flag_field, text_field
 from ingress.core.cutoff import CutOff
-from ingress.core.reported import NOTHING_REPORTED, Count, Reported, UnbelievableUsage
+from ingress.core.reported import (
+    ERROR_ANSWER,
+    ERROR_EVENT,
+    NOTHING_REPORTED,
+    Count,
+    Reported,
+    UnbelievableUsage,
+)
 from ingress.core.sse import data_of, split_events
 from ingress.core.strict_json import replace_text_member
 from schemas.tokens import TokenUsage
@@ -41,6 +48,7 @@ class _Usage(msgspec.Struct):
 class _Message(msgspec.Struct):
     usage: _Usage | None = None
     model: str | None = None
+    type: str | None = None
 
 
 class _Event(msgspec.Struct):
@@ -49,11 +57,16 @@ class _Event(msgspec.Struct):
     usage: _Usage | None = None
 
 
+class _Kind(msgspec.Struct):
+    type: str | None = None
+
+
 class _BlockEvent(msgspec.Struct):
     type: str | None = None
     index: int = 0
 
 
+_decode_kind = msgspec.json.Decoder(_Kind).decode
 _decode_block_event = msgspec.json.Decoder(_BlockEvent).decode
 _decode_answer = msgspec.json.Decoder(_Message).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
@@ -79,13 +92,14 @@ def read_answer(body: bytes) -> Reported:
         answer = _decode_answer(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return Reported(fault="unreadable_usage", is_final=False)
-    return _reported(answer.model, answer.usage, True)
+    reported = _reported(answer.model, answer.usage, True)
+    return msgspec.structs.replace(reported, failed=ERROR_ANSWER) if answer.type == "error" else reported
 
 
 class AnthropicStream:
     """Reads the events of one streamed message that may matter (see `sse.EventReader`)."""
 
-    __slots__ = ("_counts", "_model", "is_complete", "reported")
+    __slots__ = ("_counts", "_model", "failed", "is_complete", "reported")
 
     end_mark = b"message_stop"
     usage_mark = b'"usage"'
@@ -97,6 +111,7 @@ class AnthropicStream:
         self._model: str | None = None
         self.reported = NOTHING_REPORTED
         self.is_complete = False
+        self.failed = ""
 
     def may_have_usage(self, block: bytes) -> bool:
         """Tell whether a block that has the mark may hold usage."""
@@ -123,6 +138,14 @@ class AnthropicStream:
             self._note(event.usage, True)
             self.is_complete = True
         return False
+
+    def note_error(self, data: bytes) -> None:
+        """Note an event of type `error`: the message has failed."""
+        try:
+            if _decode_kind(data).type == "error":
+                self.failed = ERROR_EVENT
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return
 
     def finished(self, block: bytes) -> frozenset[int]:
         """Return the choices that end in a block: a message has only one, which ends with the stream."""

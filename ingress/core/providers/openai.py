@@ -15,8 +15,15 @@ import msgspec
 
 from ingress.core.ask import MAX_ASKED_TOKENS, MAX_CHOICES, Ask, count_field, flag_field, text_field
 from ingress.core.cutoff import CutOff
-from ingress.core.reported import NOTHING_REPORTED, Count, Reported, UnbelievableUsage
-from ingress.core.sse import data_of, split_events
+from ingress.core.reported import (
+    ERROR_ANSWER,
+    ERROR_EVENT,
+    NOTHING_REPORTED,
+    Count,
+    Reported,
+    UnbelievableUsage,
+)
+from ingress.core.sse import ERROR_MARK, data_of, split_events
 from ingress.core.strict_json import append_member, replace_member, replace_text_member
 from schemas.tokens import TokenUsage
 
@@ -58,10 +65,22 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+class _Failure(msgspec.Struct):
+    error: Any = None
+    object: Any = None
+    type: Any = None
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is an error: by itself, by its type, or of the kind that older servers send."""
+        return bool(self.error) or self.object == "error" or self.type == "error"
+
+
 class _Ends(msgspec.Struct):
     choices: list[_Choice] | None = None
 
 
+_decode_failure = msgspec.json.Decoder(_Failure).decode
 _decode_ends = msgspec.json.Decoder(_Ends).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
@@ -112,13 +131,24 @@ def read_answer(body: bytes) -> Reported:
         answer = _decode_answer(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return Reported(fault="unreadable_usage", is_final=False)
-    return _reported(answer.model, answer.usage)
+    reported = _reported(answer.model, answer.usage)
+    if ERROR_MARK in body and is_failure(body):
+        return msgspec.structs.replace(reported, failed=ERROR_ANSWER)
+    return reported
+
+
+def is_failure(data: bytes) -> bool:
+    """Tell whether a JSON text says that an answer has failed."""
+    try:
+        return _decode_failure(data).is_one
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return False
 
 
 class OpenAIStream:
     """Reads the events of one streamed completion that may matter (see `sse.EventReader`)."""
 
-    __slots__ = ("_hides_usage", "is_complete", "reported")
+    __slots__ = ("_hides_usage", "failed", "is_complete", "reported")
 
     end_mark = b"[DONE]"
     usage_mark = b'"usage"'
@@ -129,6 +159,7 @@ class OpenAIStream:
         self._hides_usage = hides_usage
         self.reported = NOTHING_REPORTED
         self.is_complete = False
+        self.failed = ""
 
     def may_have_usage(self, block: bytes) -> bool:
         """Tell whether a block holds usage: `"usage":null`, which most chunks have, is none."""
@@ -150,6 +181,11 @@ class OpenAIStream:
         self.reported = _reported(chunk.model, chunk.usage)
         self.is_complete = not chunk.choices
         return self._hides_usage and self.is_complete
+
+    def note_error(self, data: bytes) -> None:
+        """Note an event that says that the answer has failed."""
+        if is_failure(data):
+            self.failed = ERROR_EVENT
 
     def finished(self, block: bytes) -> frozenset[int]:
         """Return the choices that end in a block of events."""

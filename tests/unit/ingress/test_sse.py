@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from ingress.core.providers.anthropic import AnthropicStream
 from ingress.core.providers.openai import OpenAIStream
-from ingress.core.sse import MAX_EVENT_BYTES, EventRelay
+from ingress.core.sse import MAX_EVENT_BYTES, EventReader, EventRelay
 from schemas.tokens import TokenUsage
 
 DELTA = b'data: {"id":"1","model":"m","choices":[{"delta":{"content":"Hello"}}],"usage":null}\n\n'
@@ -88,3 +90,38 @@ def test_endless_event_is_relayed_unread() -> None:
     assert relay.feed(b"\n\n" + USAGE + DONE) == b"\n\n" + USAGE + DONE
     assert relay.finish() == b""
     assert relay.reader.reported.usage is None
+
+
+ERROR = b'data: {"error":{"message":"The server had an error","type":"server_error"}}\n\n'
+ANTHROPIC_ERROR = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}\n\n'
+START = b'data: {"type":"message_start","message":{"usage":{"input_tokens":1,"output_tokens":1}}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("reader", "stream", "failed"),
+    [
+        (OpenAIStream(False), DELTA + ERROR, "provider_error_event"),
+        (OpenAIStream(False), DELTA + ERROR[:-2], "provider_error_event"),
+        (OpenAIStream(False), ERROR + DONE, "provider_error_event"),
+        (OpenAIStream(True), DELTA + ERROR + USAGE + DONE, "provider_error_event"),
+        (OpenAIStream(False), b'data: {"object":"error","message":"no"}\n\n' + DONE, "provider_error_event"),
+        (OpenAIStream(False), b'data: {"error":{"code":502},"usage":{"prompt_tokens":1}}\n\n', "provider_error_event"),
+        (OpenAIStream(False), DELTA + ERROR + DELTA + DONE, ""),
+        (OpenAIStream(False), b'data: {"error":null,"choices":[]}\n\n' + DONE, ""),
+        (OpenAIStream(False), b'data: {"choices":[{"delta":{"content":"error"}}]}\n\n' + DONE, ""),
+        (OpenAIStream(False), b'data: "error"\n\n' + DONE, ""),
+        (OpenAIStream(False), DELTA + USAGE + DONE, ""),
+        (AnthropicStream(), START + ANTHROPIC_ERROR, "provider_error_event"),
+        (AnthropicStream(), START + b'data: {"type":"ping","error":"error"}\n\n', ""),
+        (AnthropicStream(), START, ""),
+    ],
+)
+def test_error_in_an_event_is_told(reader: EventReader, stream: bytes, failed: str) -> None:
+    """In whatever pieces it comes: an error that ends the answer is one, an error after which it goes on is none."""
+    for size in (1, 7, len(stream)):
+        relay = EventRelay(copy.copy(reader))
+        out = b"".join(relay.feed(stream[at : at + size]) for at in range(0, len(stream), size))
+        assert relay.failed == failed
+        out += relay.finish()
+        assert relay.failed == relay.reader.failed == failed
+        assert out in (stream, stream.replace(USAGE, b""))
