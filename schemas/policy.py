@@ -7,13 +7,14 @@ Rules are in `schemas.rules`, schedules in `schemas.schedules`, behaviour on fai
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from pydantic import Field, model_validator
 
+from schemas.attempts import Drain, Fallback, OnDisconnect
 from schemas.failure import Failure, TierFailure
 from schemas.fields import (
     ATTRIBUTES,
@@ -114,6 +115,11 @@ class Provider(DocumentPart):
     """How long the provider may take."""
     max_connections: int = Field(default=1024, ge=1, le=65_536)
     """Of each ingress replica to this provider."""
+    on_disconnect: OnDisconnect = "drain"
+    """When a client hangs up: `drain` reads the answer on and charges what the provider reports, `cancel` hangs up on
+    the provider and charges an estimate."""
+    drain: Drain = Drain()
+    """How far answers are read on."""
 
 
 class PriceOverride(DocumentPart):
@@ -155,6 +161,12 @@ class Model(DocumentPart):
     """Left out: all that the provider's protocol has."""
     downgrade: ModelName | None = None
     """A model of this document, of the same protocol, that requests go on with where a rule says `downgrade`."""
+    fallback: Fallback | None = None
+    """Another model for requests whose provider has failed before the client got anything."""
+    on_disconnect: OnDisconnect | None = None
+    """Left out: what the provider says."""
+    drain: Drain | None = None
+    """Left out: what the provider says."""
 
 
 class TierName(DocumentPart):
@@ -250,27 +262,36 @@ def _model_problems(policy: Policy) -> list[tuple[str, Any, str]]:
         if model.provider not in policy.providers
     ]
     for name, model in policy.models.items():
-        remedy = None if model.downgrade is None else _downgrade_remedy(policy, name, model)
-        if remedy is not None:
-            problems.append((f"models.{name}.downgrade", model.downgrade, remedy))
+        for path, next_of in (("downgrade", _downgrade), ("fallback.to", _fallback)):
+            remedy = _way_remedy(policy, name, model, next_of)
+            if remedy is not None:
+                problems.append((f"models.{name}.{path}", next_of(model), remedy))
     return problems
 
 
-def _downgrade_remedy(policy: Policy, name: str, model: Model) -> str | None:
-    """Return what to do about a downgrade that leads nowhere or round in a circle; None if it is good."""
+def _downgrade(model: Model) -> str | None:
+    return model.downgrade
+
+
+def _fallback(model: Model) -> str | None:
+    return None if model.fallback is None else model.fallback.to
+
+
+def _way_remedy(policy: Policy, name: str, model: Model, next_of: Callable[[Model], str | None]) -> str | None:
+    """Return what to do about a way to other models that leads nowhere or round in a circle; None if it is good."""
     seen, at = [name], model
-    while at.downgrade is not None:
-        if at.downgrade in seen:
-            way = " → ".join([*seen, at.downgrade])
+    while (to := next_of(at)) is not None:
+        if to in seen:
+            way = " → ".join([*seen, to])
             return f"goes round in a circle ({way}); end at a model without one"
-        following = policy.models.get(at.downgrade)
+        following = policy.models.get(to)
         if following is None:
             return None if at is not model else f"name a model of this document ({', '.join(policy.models)})"
         if at is model and _protocol(policy, following) != _protocol(policy, model):
             return (
                 f"it speaks {_protocol(policy, following)}, not {_protocol(policy, model)}; name one of that protocol"
             )
-        seen.append(at.downgrade)
+        seen.append(to)
         at = following
     return None
 

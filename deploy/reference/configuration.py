@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from deploy.reference.fields import field_docs
-from schemas import policy
+from schemas import attempts, policy
 from schemas.connection import KafkaConnection
 
 PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -23,7 +23,9 @@ PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("keys[]", policy.KeyEntry),
     ("providers.NAME", policy.Provider),
     ("providers.NAME.timeouts", policy.Timeouts),
+    ("providers.NAME.drain, models.NAME.drain", attempts.Drain),
     ("models.NAME", policy.Model),
+    ("models.NAME.fallback", attempts.Fallback),
     ("models.NAME.price, unpriced_reserve", policy.PriceOverride),
     ("tiers.N", policy.TierName),
     ("limits[]", policy.Limit),
