@@ -27,6 +27,8 @@ class Stack:
     def __init__(self, python: Path, state: Path, place: Path, options: dict[str, object]) -> None:
         self.python, self.state, self.place, self.options = python, state, place, options
         self.port = int(str(options.get("port", free_ports(4))))
+        self.surroundings: dict[str, str] = {}
+        """More for the environment of what `up` starts."""
         self.ready: dict[str, Any] = {}
         self.process: subprocess.Popen[str] | None = None
         self._clients: list[openai.OpenAI | anthropic.Anthropic] = []
@@ -42,7 +44,7 @@ class Stack:
         with (self.place / "up.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [str(self.python), "-m", "deploy.cli", *command],
-                cwd=self.place, env=environment(), stdout=subprocess.PIPE, stderr=log, text=True,
+                cwd=self.place, env=environment() | self.surroundings, stdout=subprocess.PIPE, stderr=log, text=True,
                 preexec_fn=_tie_to_parent(),  # a run of tests that is killed leaves nothing running
             )  # fmt: skip
         assert self.process.stdout is not None

@@ -59,8 +59,9 @@ class Client:
 
     def passes(self, replica: int, count: int) -> int:
         """Send requests to one replica; return how many passed. All others were refused by the limit."""
-        statuses = collections.Counter(answer.status for answer in self.send(replica, count))
-        assert set(statuses) <= {200, 429}, statuses
+        answers = self.send(replica, count)
+        statuses = collections.Counter(answer.status for answer in answers)
+        assert set(statuses) <= {200, 429}, answers
         return statuses[200]
 
     def _send(self, replica: int) -> Answer:
