@@ -4,8 +4,10 @@ import msgspec
 
 from deploy.simulator.answer import EVENTS, Answer
 from deploy.simulator.ask import Ask
-from deploy.simulator.openai_api import MODELS, entry_of
+from deploy.simulator.openai_api import MODELS, hides_usage
 from deploy.simulator.text import pieces, words
+from deploy.simulator.usage import entry_of, hostile
+from deploy.simulator.wishes import NO_WISH
 
 _encode = msgspec.json.encode
 _TYPES = {
@@ -31,6 +33,18 @@ def messages(ask: Ask, number: bytes) -> Answer:
         delay_s=wish.delay_ms / 1000,
         fail=wish.fail,
         entry=entry_of(ask, "messages", f"msg_{number.decode()}"),
+    )
+
+
+def count_tokens(ask: Ask, number: bytes) -> Answer:
+    """Count the input tokens of a message, which costs nothing."""
+    free = msgspec.structs.replace(ask, input_tokens=0, output_tokens=0, wish=NO_WISH, units={}, tier="")
+    return Answer(
+        headers=b"request-id: req_%b\r\n" % number,
+        parts=(hostile(b'{"input_tokens":%d}' % ask.input_tokens, ask),),
+        delay_s=ask.wish.delay_ms / 1000,
+        fail=ask.wish.fail,
+        entry=entry_of(free, "messages.count_tokens", f"req_{number.decode()}"),
     )
 
 
@@ -106,17 +120,28 @@ def _output_counts(ask: Ask, output_tokens: int) -> bytes:
 
 
 def _usage(ask: Ask, output_tokens: int) -> bytes:
-    if ask.wish.fail == "no_usage":
+    if hides_usage(ask):
         return b""
-    written = b'"cache_creation":{"ephemeral_5m_input_tokens":%d,"ephemeral_1h_input_tokens":0}' % ask.wish.cache_write
-    counts = (_input_counts(ask), written, _output_counts(ask, output_tokens))
-    return b',"usage":{%b,%b,%b,"service_tier":"standard"}' % counts
+    wish = ask.wish
+    written = b'"cache_creation":{"ephemeral_5m_input_tokens":%d,"ephemeral_1h_input_tokens":%d}' % (
+        wish.cache_write - wish.cache_write_1h,
+        wish.cache_write_1h,
+    )
+    tier = ask.tier.encode() or b"standard"
+    counts = (_input_counts(ask), written, _output_counts(ask, output_tokens), _tools(ask), tier)
+    return b',"usage":' + hostile(b'{%b,%b,%b%b,"service_tier":"%b"}' % counts, ask)
+
+
+def _tools(ask: Ask) -> bytes:
+    searches = ask.wish.searches
+    return b',"server_tool_use":{"web_search_requests":%d,"web_fetch_requests":0}' % searches if searches else b""
 
 
 def _delta_usage(ask: Ask) -> bytes:
-    if ask.wish.fail == "no_usage":
+    if hides_usage(ask):
         return b""
-    return b',"usage":{%b,%b}' % (_input_counts(ask), _output_counts(ask, ask.output_tokens))
+    counts = (_input_counts(ask), _output_counts(ask, ask.output_tokens), _tools(ask))
+    return b',"usage":' + hostile(b"{%b,%b%b}" % counts, ask)
 
 
 def _model(name: str) -> bytes:

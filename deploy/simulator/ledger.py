@@ -24,6 +24,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: int = 0
     stream: bool = False
     nonce: str = ""
+    audio_input: int = 0
+    """Of the input tokens, as `image_input`."""
+    audio_output: int = 0
+    """Of the output tokens, as `image_output`."""
+    image_input: int = 0
+    image_output: int = 0
+    units: dict[str, int] = {}
+    """Billed beside tokens, by the names of `schemas.units`."""
+    tier: str = ""
+    """That the answer names; empty for the default one."""
 
 
 class Totals(msgspec.Struct):

@@ -10,6 +10,7 @@ from deploy.simulator.answer import EVENTS, Answer
 from deploy.simulator.ask import Ask
 from deploy.simulator.ledger import Entry
 from deploy.simulator.text import pieces, words
+from deploy.simulator.usage import chat_usage, entry_of, hostile
 
 _encode = msgspec.json.encode
 MODELS = (
@@ -29,17 +30,18 @@ def chat(ask: Ask, number: bytes, now_s: int) -> Answer:
     """Answer a chat completion, streamed or not."""
     entry = entry_of(ask, "chat", f"chatcmpl-{number.decode()}")
     finish = b"length" if ask.is_cut else b"stop"
-    head = b'"created":%d,"model":%b,"service_tier":"default","system_fingerprint":"fp_simulated"' % (
+    head = b'"created":%d,"model":%b,"service_tier":"%b","system_fingerprint":"fp_simulated"' % (
         now_s,
         _encode(ask.model),
+        ask.tier.encode() or b"default",
     )
     if ask.stream:
-        return _answer(ask, number, _chat_events(ask, number, head, finish), entry)
+        return answer_of(ask, number, _chat_events(ask, number, head, finish), entry)
     body = (
         b'{"id":"chatcmpl-%b","object":"chat.completion",%b,"choices":[{"index":0,"message":{"role":"assistant",'
         b'"content":"%b","refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"%b"}]%b}'
-    ) % (number, head, words(ask.visible_tokens), finish, b"" if _hides_usage(ask) else b',"usage":' + _usage(ask))
-    return _answer(ask, number, (body,), entry)
+    ) % (number, head, words(ask.visible_tokens), finish, b"" if hides_usage(ask) else b',"usage":' + chat_usage(ask))
+    return answer_of(ask, number, (body,), entry)
 
 
 def embeddings(ask: Ask, number: bytes) -> Answer:
@@ -48,17 +50,10 @@ def embeddings(ask: Ask, number: bytes) -> Answer:
     data = b",".join(
         b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector) for index in range(ask.vectors)
     )
-    usage = (
-        b""
-        if _hides_usage(ask)
-        else b',"usage":{"prompt_tokens":%d,"total_tokens":%d}'
-        % (
-            ask.input_tokens,
-            ask.input_tokens,
-        )
-    )
+    counts = b'{"prompt_tokens":%d,"total_tokens":%d}' % (ask.input_tokens, ask.input_tokens)
+    usage = b"" if hides_usage(ask) else b',"usage":' + hostile(counts, ask)
     body = b'{"object":"list","data":[%b],"model":%b%b}' % (data, _encode(ask.model), usage)
-    return _answer(ask, number, (body,), entry_of(ask, "embeddings", f"emb-{number.decode()}"))
+    return answer_of(ask, number, (body,), entry_of(ask, "embeddings", f"emb-{number.decode()}"))
 
 
 def models() -> Answer:
@@ -84,23 +79,8 @@ def error(status: int, message: str, number: bytes, headers: bytes = b"") -> Ans
     return Answer(status=status, headers=b"x-request-id: req_%b\r\n%b" % (number, headers), parts=(_encode(body),))
 
 
-def entry_of(ask: Ask, operation: str, answer_id: str) -> Entry:
-    """Return the ledger's line for an answered request."""
-    return Entry(
-        id=answer_id,
-        operation=operation,
-        model=ask.model,
-        input=ask.input_tokens,
-        output=ask.output_tokens,
-        cached=ask.wish.cached,
-        cache_write=ask.wish.cache_write,
-        reasoning=ask.wish.reasoning,
-        stream=ask.stream,
-        nonce=ask.nonce,
-    )
-
-
-def _answer(ask: Ask, number: bytes, parts: tuple[bytes, ...], entry: Entry) -> Answer:
+def answer_of(ask: Ask, number: bytes, parts: tuple[bytes, ...], entry: Entry) -> Answer:
+    """Return an answer to a request: a stream of `parts`, or a whole one."""
     headers = b"x-request-id: req_%b\r\nopenai-version: 2020-10-01\r\n" % number
     delay_s, fail = ask.wish.delay_ms / 1000, ask.wish.fail
     if not ask.stream:
@@ -117,7 +97,7 @@ def _answer(ask: Ask, number: bytes, parts: tuple[bytes, ...], entry: Entry) -> 
 
 
 def _chat_events(ask: Ask, number: bytes, head: bytes, finish: bytes) -> tuple[bytes, ...]:
-    with_usage = ask.include_usage and not _hides_usage(ask)
+    with_usage = ask.include_usage and not hides_usage(ask)
     start = b'data: {"id":"chatcmpl-%b","object":"chat.completion.chunk",%b,"choices":' % (number, head)
     end = b',"usage":null}\n\n' if with_usage else b"}\n\n"
     opening = start + b'[{"index":0,"delta":{'
@@ -127,29 +107,13 @@ def _chat_events(ask: Ask, number: bytes, head: bytes, finish: bytes) -> tuple[b
         opening + b'"content":"' + piece + b'"' + closing for piece in pieces(ask.visible_tokens, ask.chunks)
     ]
     stop = opening + b'},"logprobs":null,"finish_reason":"' + finish + b'"}]' + end
-    usage = start + b'[],"usage":' + _usage(ask) + b"}\n\n" if with_usage else b""
+    usage = start + b'[],"usage":' + chat_usage(ask) + b"}\n\n" if with_usage else b""
     return (role + first, *rest, stop + usage + b"data: [DONE]\n\n")
 
 
-def _usage(ask: Ask) -> bytes:
-    wish = ask.wish
-    return (
-        b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
-        b'"prompt_tokens_details":{"cached_tokens":%d,"cache_write_tokens":%d,"audio_tokens":0},'
-        b'"completion_tokens_details":{"reasoning_tokens":%d,"audio_tokens":0,'
-        b'"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}'
-    ) % (
-        ask.input_tokens,
-        ask.output_tokens,
-        ask.input_tokens + ask.output_tokens,
-        wish.cached,
-        wish.cache_write,
-        wish.reasoning,
-    )
-
-
-def _hides_usage(ask: Ask) -> bool:
-    return ask.wish.fail == "no_usage"
+def hides_usage(ask: Ask) -> bool:
+    """Tell whether the answer has no usage: as asked for, or because a whole answer has no end to leave out."""
+    return ask.wish.fail == "no_usage" or (ask.wish.fail == "no_end" and not ask.stream)
 
 
 def _model(name: str) -> bytes:

@@ -11,10 +11,12 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from deploy.simulator import anthropic_api, openai_api
+from deploy.simulator import anthropic_api, openai_api, responses_api
 from deploy.simulator.answer import Answer
-from deploy.simulator.ask import Ask, read_chat, read_embeddings, read_messages
+from deploy.simulator.ask import Ask, read_chat, read_count_tokens, read_embeddings, read_messages
+from deploy.simulator.ask_text import read_completions, read_moderations, read_responses
 from deploy.simulator.connection import Request, SimulatorProtocol
+from deploy.simulator.faults import break_answer
 from deploy.simulator.ledger import Ledger
 from deploy.simulator.wishes import BadRequest
 
@@ -27,6 +29,10 @@ _STATUS_MESSAGES = {
     500: "The server had an error while processing your request.",
     529: "Overloaded.",
 }
+
+Read = Callable[[Request], Ask]
+Make = Callable[[Ask, bytes, int], Answer]
+"""Takes the request, the answer's number and unix seconds."""
 
 
 class Simulator:
@@ -49,10 +55,14 @@ class Simulator:
         self._series = b"%x" % time.time_ns()
         self._count = 0
         self._server: asyncio.Server | None = None
-        self._posts: dict[bytes, Callable[[Request, bytes], Answer]] = {
-            b"/v1/chat/completions": self._chat,
-            b"/v1/messages": self._messages,
-            b"/v1/embeddings": self._embeddings,
+        self._posts: dict[bytes, tuple[Read, Make]] = {
+            b"/v1/chat/completions": (of_body(read_chat), openai_api.chat),
+            b"/v1/messages": (of_body(read_messages), timeless(anthropic_api.messages)),
+            b"/v1/embeddings": (of_body(read_embeddings), timeless(openai_api.embeddings)),
+            b"/v1/responses": (of_body(read_responses), responses_api.responses),
+            b"/v1/completions": (of_body(read_completions), responses_api.completions),
+            b"/v1/moderations": (of_body(read_moderations), timeless(responses_api.moderations)),
+            b"/v1/messages/count_tokens": (of_body(read_count_tokens), timeless(anthropic_api.count_tokens)),
         }
 
     async def start(self, port: int = 0, host: str = "127.0.0.1") -> str:
@@ -77,8 +87,7 @@ class Simulator:
         self._count += 1
         number = b"%b-%d" % (self._series, self._count)
         path = request.target.partition(b"?")[0]
-        post = self._posts.get(path)
-        if post is None:
+        if path not in self._posts:
             return self._answer_get(request, path, number)
         if request.method != b"POST":
             return self._error(request, path, 405, "Use POST on this route.", number)
@@ -86,27 +95,16 @@ class Simulator:
         if not self._is_authorised(request):
             return self._error(request, path, 401, _STATUS_MESSAGES[401], number)
         try:
-            return post(request, number)
+            return self._post(request, path, number)
         except BadRequest as error:
             return self._error(request, path, 400, str(error), number)
 
-    def _chat(self, request: Request, number: bytes) -> Answer:
-        ask = read_chat(request.body)
+    def _post(self, request: Request, path: bytes, number: bytes) -> Answer:
+        read, make = self._posts[path]
+        ask = read(request)
         if ask.wish.status is not None:
             return self._wished_error(request, ask, number)
-        return openai_api.chat(ask, number, int(time.time()))
-
-    def _messages(self, request: Request, number: bytes) -> Answer:
-        ask = read_messages(request.body)
-        if ask.wish.status is not None:
-            return self._wished_error(request, ask, number)
-        return anthropic_api.messages(ask, number)
-
-    def _embeddings(self, request: Request, number: bytes) -> Answer:
-        ask = read_embeddings(request.body)
-        if ask.wish.status is not None:
-            return self._wished_error(request, ask, number)
-        return openai_api.embeddings(ask, number)
+        return break_answer(make(ask, number, int(time.time())), path)
 
     def _answer_get(self, request: Request, path: bytes, number: bytes) -> Answer:
         if request.method == b"GET" and path.startswith(b"/__sim/"):
@@ -151,3 +149,13 @@ class Simulator:
 
 def _speaks_anthropic(request: Request, path: bytes) -> bool:
     return b"anthropic-version" in request.headers or path.startswith(b"/v1/messages")
+
+
+def of_body(read: Callable[[bytes], Ask]) -> Read:
+    """Return a reader of requests that looks at the body only."""
+    return lambda request: read(request.body)
+
+
+def timeless(make: Callable[[Ask, bytes], Answer]) -> Make:
+    """Return a maker of answers that names no time."""
+    return lambda ask, number, now_s: make(ask, number)

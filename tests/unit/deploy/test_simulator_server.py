@@ -234,9 +234,9 @@ async def test_wrong_key_is_refused() -> None:
 
 async def test_unknown_routes_and_methods(plain: httpx.AsyncClient) -> None:
     """Unknown routes are 404, wrong methods 405, broken bodies 400, each in the dialect asked."""
-    unknown = await plain.post("/v1/responses", json={})
+    unknown = await plain.post("/v1/realtime", json={})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
-    tokens = await plain.post("/v1/messages/count_tokens", json={})
+    tokens = await plain.post("/v1/messages/nothing", json={})
     assert (tokens.status_code, tokens.json()["error"]["type"]) == (404, "not_found_error")
     assert (await plain.get("/v1/chat/completions")).status_code == 405
     assert (await plain.get("/__sim/nothing")).status_code == 404
