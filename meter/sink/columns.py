@@ -14,6 +14,7 @@ MONEY = pa.decimal128(18, 9)
 ID = pa.binary(16)
 MOMENT = pa.timestamp("ms", "UTC")
 TAGS = pa.map_(pa.string(), pa.string())
+UNITS = pa.map_(pa.string(), pa.int64())
 MAX_NANOS = 10**18 - 1
 """The largest amount of a Decimal(18, 9)."""
 

@@ -15,6 +15,7 @@ from meter.sink.columns import (
     ID,
     MOMENT,
     TAGS,
+    UNITS,
     Interned,
     Unstorable,
     lists_of_texts,
@@ -27,12 +28,14 @@ from meter.sink.core.records import PlacedDecision, PlacedEvent
 from schemas.codec import decode_attribution, decode_rows
 from schemas.errors import DecodeError
 from schemas.tokens import TokenUsage
-from schemas.usage import Attribution
+from schemas.usage import Attribution, Detail
 
 USAGE_TABLE = "usage_events"
 DECISIONS_TABLE = "enforcement_decisions"
 REMEMBERED = 20_000
 """Attributions and lists of row keys."""
+PLAIN = Detail()
+"""What an event without a detail says: the defaults of the table."""
 
 Table = Any
 """pyarrow ships no annotations."""
@@ -76,6 +79,8 @@ class UsageRows:
     def _table(self, placed: Sequence[PlacedEvent]) -> Table:
         events = [place.event for place in placed]
         columns = _event_columns(events) | _usage_columns([event.usage for event in events])
+        if any(event.detail is not None for event in events):
+            columns |= _detail_columns([event.detail or PLAIN for event in events])
         columns |= _attribution_columns(*self._attributions.places(bytes(event.attribution) for event in events))
         columns["row_keys"] = lists_of_texts(*self._row_keys.places(bytes(event.rows) for event in events))
         columns |= {
@@ -179,7 +184,7 @@ def _event_columns(events: Sequence[Any]) -> dict[str, Any]:
 
 def _usage_columns(usages: Sequence[TokenUsage]) -> dict[str, Any]:
     integers = pa.int64()
-    return {
+    columns = {
         "tokens_input": pa.array([usage.input for usage in usages], integers),
         "tokens_output": pa.array([usage.output for usage in usages], integers),
         "tokens_cache_read": pa.array([usage.cache_read for usage in usages], integers),
@@ -188,6 +193,25 @@ def _usage_columns(usages: Sequence[TokenUsage]) -> dict[str, Any]:
         "tokens_reasoning": pa.array([usage.reasoning for usage in usages], integers),
         "tokens_audio_input": pa.array([usage.audio_input for usage in usages], integers),
         "tokens_audio_output": pa.array([usage.audio_output for usage in usages], integers),
+    }
+    if any(usage.image_input or usage.image_output for usage in usages):  # elsewhere the table's default says it
+        columns["tokens_image_input"] = pa.array([usage.image_input for usage in usages], integers)
+        columns["tokens_image_output"] = pa.array([usage.image_output for usage in usages], integers)
+    return columns
+
+
+def _detail_columns(details: Sequence[Detail]) -> dict[str, Any]:
+    """Return the columns that most batches leave to the table's defaults."""
+    words = pa.string()
+    return {
+        "units": pa.array([list(detail.units.items()) for detail in details], UNITS),
+        "service_tier": pa.array([detail.service_tier for detail in details], words),
+        "list_cost_usd": money([detail.list_cost_nanos for detail in details]),
+        "flags": pa.array([detail.flags for detail in details], pa.list_(words)),
+        "kind": pa.array([detail.kind for detail in details], words),
+        "stands_for": pa.array([detail.stands_for for detail in details], pa.int64()),
+        "corrects_id": pa.array([detail.corrects for detail in details], ID),
+        "note": pa.array([detail.note for detail in details], words),
     }
 
 

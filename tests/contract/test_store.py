@@ -9,6 +9,7 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import msgspec
 import pyarrow as pa
@@ -24,7 +25,7 @@ from meter.sink.rows import DECISIONS_TABLE, USAGE_TABLE, DecisionRows, Source, 
 from meter.sink.store import ClickHouse
 from schemas.migrations import load, migrations
 from schemas.tokens import TokenUsage
-from schemas.usage import Attribution, UsageEvent
+from schemas.usage import Attribution, Detail, Kind, UsageEvent
 from tests.history_builders import ACME, MONTH_END_MS, NOW_MS, a_decision, an_event, totals_of
 
 SOURCE = Source("cluster", "usage", 2)
@@ -60,7 +61,7 @@ def test_every_field_of_an_event_comes_back(store: ClickHouse) -> None:
     """What is in an event and its attribution is in its row, to the nano-dollar and the millisecond."""
     event = an_event(
         attributed(user="zoë", tags={"env": "prod", "feature": "väg"}), ["a/requests/x/w", "b/cost/y/w"],
-        usage=TokenUsage(1, 2, 3, 4, 5, 6, 7, 8), cost_nanos=999_999_999_999_999_999, charge_nanos=1, ttft_ms=-1,
+        usage=TokenUsage(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), cost_nanos=999_999_999_999_999_999, charge_nanos=1, ttft_ms=-1,
         attempt=3, http_status=429, streamed=True, duration_ms=10**12, occurred_ms=NOW_MS + 7, decision_id=b"d" * 16,
     )  # fmt: skip
     insert(store, [event], offset=9, seq=4)
@@ -74,13 +75,75 @@ def test_every_field_of_an_event_comes_back(store: ClickHouse) -> None:
     assert row["cost_usd"] == Decimal("999999999.999999999")
     assert row["charge_usd"] == Decimal("0.000000001")
     assert round(row["occurred_at"].timestamp() * 1000) == NOW_MS + 7
-    assert (row["input_tokens"], row["output_tokens"], row["ttft_ms"]) == (1 + 3 + 4 + 5 + 7, 2 + 6 + 8, None)
+    assert (row["input_tokens"], row["output_tokens"], row["ttft_ms"]) == (1 + 3 + 4 + 5 + 7 + 9, 2 + 6 + 8 + 10, None)
     assert row["tags"] == {"env": "prod", "feature": "väg"}
     assert row["row_keys"] == ["a/requests/x/w", "b/cost/y/w"]
     assert (row["user"], row["org"], row["key_id"], row["policy_version"]) == ("zoë", "acme", "key_1", 3)
     assert (row["attempt"], row["http_status"], row["streamed"], row["duration_ms"]) == (3, 429, True, 10**12)
     assert (row["instance"], row["epoch"], row["seq"], row["src_offset"], row["src_index"]) == ("ingress-1", 1, 4, 9, 0)
     assert (row["src_log"], row["src_topic"], row["src_partition"]) == ("cluster", "usage", 2)
+    assert (row["kind"], row["stands_for"], row["units"], row["flags"], row["note"]) == ("usage", 1, {}, [], "")
+    assert (row["tokens_image_input"], row["tokens_image_output"], row["list_cost_usd"]) == (9, 10, None)
+
+
+def test_every_detail_of_an_event_comes_back(store: ClickHouse) -> None:
+    """Units, tier, list price, flags, what it stands for and what it corrects are in the row of the event."""
+    corrected = an_event()
+    detail = Detail(
+        {"web_search": 3, "audio_ms": 2**40}, "flex", 10**9 + 1, ("clamped", "drained"), Kind.ADJUSTMENT, 4,
+        corrected.id, "price 2026-12",
+    )  # fmt: skip
+    insert(store, [corrected, an_event(detail=detail)])
+    columns = "units, service_tier, list_cost_usd, flags, kind, stands_for, corrects_id, note"
+    rows = store.rows(f"SELECT {columns} FROM usage ORDER BY src_index")
+    assert rows[0] == ({}, "", None, [], "usage", 1, UUID(int=0), "")
+    assert rows[1] == (
+        {"web_search": 3, "audio_ms": 2**40}, "flex", Decimal("1.000000001"), ["clamped", "drained"], "adjustment", 4,
+        UUID(bytes=corrected.id), "price 2026-12",
+    )  # fmt: skip
+
+
+def adjustment(nanos: int, of: UsageEvent, flags: tuple[str, ...] = (), stands_for: int = 1) -> UsageEvent:
+    """Return the correction of an event's cost by `nanos`."""
+    detail = Detail(kind=Kind.ADJUSTMENT, corrects=of.id, flags=flags, stands_for=stands_for, note="price 2")
+    return an_event(
+        usage=TokenUsage(), cost_nanos=nanos, charge_nanos=nanos, charge_requests=0, charge_tokens=0, detail=detail,
+    )  # fmt: skip
+
+
+def test_a_correction_changes_costs_and_nothing_else(store: ClickHouse) -> None:
+    """Attempts, requests and tokens stay; costs are corrected; what got its first price is not unpriced any more."""
+    priced, unpriced, other = an_event(cost_nanos=1_000), an_event(cost_nanos=None), an_event(cost_nanos=None)
+    folded = an_event(cost_nanos=None, charge_requests=5, detail=Detail(kind=Kind.FOLDED, stands_for=5))
+    insert(store, [priced, unpriced, other, folded])
+    corrections = [
+        adjustment(-400, priced), adjustment(70, unpriced, ("first_price",)), adjustment(9, folded, ("first_price",), 5)
+    ]  # fmt: skip
+    insert(store, corrections, "corrections", offset=1, seq=2)
+    for by in ("org", "user", "user,hour"):
+        query = report.parse(by, None, None)
+        assert isinstance(query, report.SpendQuery)
+        found = report.answer(query, store.rows(query.sql(), query.parameters()))
+        totals = {name: found.totals[name] for name in ("events", "requests", "unpriced_requests", "input_tokens")}
+        assert totals == {"events": 8, "requests": 8, "unpriced_requests": 1, "input_tokens": 400}, query.table
+        assert (found.totals["cost_usd"], found.totals["adjusted_usd"]) == ("0.000000679", "-0.000000321")
+    for view in ("spend_hourly", "spend_daily"):
+        assert store.rows(f"SELECT events, unpriced_requests, cost_usd, adjustments, adjusted_usd FROM {view}") == [
+            (8, 1, Decimal("6.79E-7"), 7, Decimal("-3.21E-7"))
+        ]
+    sums = as_dict([priced, unpriced, other, folded, *corrections])
+    for sql in (ledger.BY_DAY, ledger.ROLLUP_BY_DAY, ledger.ACTORS_BY_DAY):
+        assert [account["totals"] for account in ledger.by_day(store.rows(sql))] == [sums]
+
+
+def test_a_correction_without_usage_beside_it_is_in_reports(store: ClickHouse) -> None:
+    """A day with nothing but a correction is a row of its own: totals foot."""
+    insert(store, [adjustment(-5, an_event())])
+    for by in ("day", "user", "user,hour"):
+        query = report.parse(by, None, None)
+        assert isinstance(query, report.SpendQuery)
+        found = report.answer(query, store.rows(query.sql(), query.parameters()))
+        assert [row[-3] for row in found.rows] == ["-0.000000005"]
 
 
 def attributed(**fields: Any) -> Attribution:
@@ -118,9 +181,8 @@ def test_a_batch_that_was_cut_short_is_completed(store: ClickHouse) -> None:
         insert(store, events)
     broken = counts(store)
     assert broken != (2, 2, 2)
-    statements = [text for text in migrations()[0].statements if "usage_daily_actor_feed" in text]
-    client.command("DROP TABLE usage_daily_actor_feed SYNC")
-    client.command(statements[0])
+    (restored,) = [text for text in migrations()[3].statements if "usage_daily_actor_feed" in text]
+    client.command(restored)
     insert(store, events)
     insert(store, events)
     client.close()
@@ -271,13 +333,45 @@ def test_schema_is_brought_up_to_date_once(store: ClickHouse) -> None:
     client.close()
 
 
+def test_a_filled_database_keeps_its_sums(clickhouse_directory: Path) -> None:
+    """What an older version has stored counts as before, its ledger by run is filled in, and twice is as once."""
+    connect, database = embedded(clickhouse_directory), f"t{uuid4().hex[:12]}"
+    client, store = connect(None, {}), ClickHouse(connect, database)
+    migrate.apply(client, database, migrations()[:3])
+    known = {row[0] for row in client.query("DESCRIBE TABLE usage_events").result_rows}
+    events = [an_event(cost_nanos=None), an_event(occurred_ms=MONTH_END_MS)]
+    placed = [PlacedEvent(event, "ingress-1", 1, 1, 0, number, NOW_MS) for number, event in enumerate(events)]
+    for month, table in UsageRows(SOURCE).tables(placed).by_month.items():
+        store.insert(USAGE_TABLE, table.select([name for name in table.column_names if name in known]), f"t/{month}")
+    client.command("INSERT INTO usage_events SELECT * FROM usage_events LIMIT 1 SETTINGS insert_deduplicate = 0")
+    hourly = "SELECT sum(events), sum(requests), sum(unpriced_events), sum(charge_usd) FROM usage_hourly"
+    before = store.rows(hourly)
+    migrate.apply(client, database, migrations())
+    for _ in range(2):
+        for statement in migrations()[3].statements:
+            client.command(statement)
+        assert store.rows(hourly) == before
+        assert ledger.by_run(store.rows(ledger.BY_RUN)) == [
+            {"key": "instance=ingress-1/epoch=1", "totals": as_dict(events)}
+        ]
+    later = an_event(usage=TokenUsage(image_output=7))
+    insert(store, [later], "later", offset=1, seq=2)
+    totals = as_dict([*events, later])
+    assert [account["totals"] for account in ledger.by_run(store.rows(ledger.BY_RUN))] == [totals]
+    store.close()
+    client.command(f"DROP DATABASE {database} SYNC")
+    client.close()
+
+
 def test_tables_have_what_exactness_rests_on(store: ClickHouse) -> None:
     """Every table that rows are inserted into drops batches that come again, and is split by month."""
     found = store.rows(
         "SELECT name, partition_key, engine_full FROM system.tables WHERE database = currentDatabase()"
         " AND engine LIKE '%MergeTree' AND name != 'schema_migrations' ORDER BY name"
     )
-    assert [row[0] for row in found] == ["enforcement_decisions", "usage_daily_actor", "usage_events", "usage_hourly"]
+    assert [row[0] for row in found] == [
+        "enforcement_decisions", "usage_daily_actor", "usage_events", "usage_hourly", "usage_ledger_hourly",
+    ]  # fmt: skip
     for _, partition, engine in found:
         assert partition.startswith("toYYYYMM(")
         assert "non_replicated_deduplication_window = 10000" in engine
@@ -298,9 +392,10 @@ def test_one_embedded_engine_is_open_to_many_threads(
 
 
 def test_arrow_tables_have_the_columns_of_the_schema(store: ClickHouse) -> None:
-    """Every column that is not computed by the engine is given by the sink."""
+    """Every column that is not computed by the engine is given by the sink where an event has something to say."""
+    event = an_event(usage=TokenUsage(image_input=1), detail=Detail())
     for table, made in (
-        (USAGE_TABLE, UsageRows(SOURCE).tables([PlacedEvent(an_event(), "i", 1, 1, 0, 0, NOW_MS)])),
+        (USAGE_TABLE, UsageRows(SOURCE).tables([PlacedEvent(event, "i", 1, 1, 0, 0, NOW_MS)])),
         (DECISIONS_TABLE, DecisionRows(SOURCE).tables(place([Entry(0, NOW_MS, [a_decision()], 1)]))),
     ):
         described = store.rows(f"DESCRIBE TABLE {table}")

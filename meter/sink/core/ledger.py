@@ -10,20 +10,27 @@ from typing import Any
 FIELDS = ("events", "requests", "input_tokens", "output_tokens", "cost_nanos", "unpriced", "charge_nanos")
 """As `schemas.usage.Totals` has them."""
 
-_INPUT = "tokens_input + t.tokens_cache_read + t.tokens_cache_write + t.tokens_cache_write_1h + t.tokens_audio_input"
+_INPUT = (
+    "tokens_input + t.tokens_cache_read + t.tokens_cache_write + t.tokens_cache_write_1h + t.tokens_audio_input"
+    " + t.tokens_image_input"
+)
+_OUTPUT = "tokens_output + t.tokens_reasoning + t.tokens_audio_output + t.tokens_image_output"
 _RAW = f"""
-    count(), sum(t.charge_requests),
-    sum(t.{_INPUT}), sum(t.tokens_output + t.tokens_reasoning + t.tokens_audio_output),
-    sum(ifNull(t.cost_usd, toDecimal64(0, 9))), countIf(t.cost_usd IS NULL), sum(t.charge_usd)
+    sum(t.stands_for), sum(t.charge_requests), sum(t.{_INPUT}), sum(t.{_OUTPUT}),
+    sum(ifNull(t.cost_usd, toDecimal64(0, 9))), sumIf(t.stands_for, t.cost_usd IS NULL), sum(t.charge_usd)
 """
 _ROLLUP = f"""
-    sum(t.events), sum(t.requests),
-    sum(t.{_INPUT}), sum(t.tokens_output + t.tokens_reasoning + t.tokens_audio_output),
+    sum(t.events), sum(t.requests), sum(t.{_INPUT}), sum(t.{_OUTPUT}),
     sum(t.cost_usd), sum(t.unpriced_events), sum(t.charge_usd)
 """
 # Names and expressions are this module's own.
 BY_DAY = f"SELECT t.org, toDate(t.occurred_at, 'UTC') AS day, {_RAW} FROM usage_events AS t FINAL GROUP BY t.org, day"  # noqa: S608
-BY_RUN = f"SELECT t.instance, t.epoch, {_RAW} FROM usage_events AS t FINAL GROUP BY t.instance, t.epoch"  # noqa: S608
+RAW_BY_RUN = f"SELECT t.instance, t.epoch, {_RAW} FROM usage_events AS t FINAL GROUP BY t.instance, t.epoch"  # noqa: S608
+BY_RUN = """
+    SELECT t.instance, t.epoch, sum(t.events), sum(t.requests), sum(t.input_tokens), sum(t.output_tokens),
+        sum(t.cost_usd), sum(t.unpriced), sum(t.charge_usd)
+    FROM usage_ledger_hourly AS t GROUP BY t.instance, t.epoch
+"""
 ROLLUP_BY_DAY = f"SELECT t.org, toDate(t.hour, 'UTC') AS day, {_ROLLUP} FROM usage_hourly AS t GROUP BY t.org, day"  # noqa: S608
 ACTORS_BY_DAY = f"SELECT t.org, t.day, {_ROLLUP} FROM usage_daily_actor AS t GROUP BY t.org, t.day"  # noqa: S608
 

@@ -12,7 +12,7 @@ from meter.sink.core.buffer import Entry
 from meter.sink.core.watermarks import Judgement, Watermarks
 from schemas.codec import decode_decisions, decode_record
 from schemas.decisions import Decision
-from schemas.usage import Batch, UsageEvent
+from schemas.usage import Batch, Kind, UsageEvent
 
 _decode = msgspec.msgpack.Decoder(UsageEvent).decode
 """As `schemas.codec.decode_event`; this is called for every event."""
@@ -108,10 +108,17 @@ def _take(entry: Entry[UsageRecord], record: UsageRecord, chosen: Chosen) -> Non
     kept = [
         PlacedEvent(event, instance, epoch, seq, offset, number, logged_ms)
         for number, event in numbered
-        if (event.charge_requests | event.charge_tokens | event.charge_nanos) >= 0
+        if (event.charge_requests | event.charge_tokens | event.charge_nanos) >= 0 or _may_give_back(event)
     ]
     chosen.events += kept
     chosen.undecodable += len(raws) - len(kept)
+
+
+def _may_give_back(event: UsageEvent) -> bool:
+    """Return whether an event may charge less than nothing: an adjustment, of money alone."""
+    if event.detail is None or event.detail.kind != Kind.ADJUSTMENT:
+        return False
+    return event.charge_requests >= 0 and event.charge_tokens >= 0
 
 
 def _readable(raws: Iterable[msgspec.Raw]) -> Iterator[tuple[int, UsageEvent]]:

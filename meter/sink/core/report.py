@@ -19,33 +19,43 @@ MAX_ROWS = 100_000
 _HOURLY = frozenset({"org", "project", "team", "provider", "model", "operation", "status", "day", "hour"})
 _DAILY = frozenset({"org", "project", "team", "user", "key", "provider", "model", "day"})
 
-_INPUT = "tokens_input + t.tokens_cache_read + t.tokens_cache_write + t.tokens_cache_write_1h + t.tokens_audio_input"
+_INPUT = (
+    "tokens_input + t.tokens_cache_read + t.tokens_cache_write + t.tokens_cache_write_1h + t.tokens_audio_input"
+    " + t.tokens_image_input"
+)
 _TOKENS = {
     "input_tokens": f"sum(t.{_INPUT})",
-    "output_tokens": "sum(t.tokens_output + t.tokens_reasoning + t.tokens_audio_output)",
+    "output_tokens": "sum(t.tokens_output + t.tokens_reasoning + t.tokens_audio_output + t.tokens_image_output)",
     "cache_read_tokens": "sum(t.tokens_cache_read)",
 }
 _ROLLUP = {
-    "events": "sum(t.events)",
+    "events": "sum(t.events) - sum(t.adjustments)",
     "requests": "sum(t.requests)",
-    "unpriced_requests": "sum(t.unpriced_requests)",
+    "unpriced_requests": "greatest(0, sum(t.unpriced_requests) - sum(t.first_priced_events))",
     **_TOKENS,
     "cost": "sum(t.cost_usd)",
     "charge": "sum(t.charge_usd)",
     "priced": "sum(t.priced_events)",
+    "adjusted": "sum(t.adjusted_usd)",
 }
+_ADJUSTMENT = "t.kind = 'adjustment'"
 _LEDGER = {
-    "events": "toInt64(count())",
+    "events": f"sumIf(t.stands_for, NOT ({_ADJUSTMENT}))",
     "requests": "sum(t.charge_requests)",
-    "unpriced_requests": "sumIf(t.charge_requests, t.cost_usd IS NULL)",
+    "unpriced_requests": (
+        "greatest(0, sumIf(t.charge_requests, t.cost_usd IS NULL)"
+        f" - sumIf(t.stands_for, {_ADJUSTMENT} AND has(t.flags, 'first_price')))"
+    ),
     **_TOKENS,
     "cost": "sum(ifNull(t.cost_usd, toDecimal64(0, 9)))",
     "charge": "sum(t.charge_usd)",
-    "priced": "toInt64(countIf(t.cost_usd IS NOT NULL))",
+    "priced": "sumIf(t.stands_for, t.cost_usd IS NOT NULL)",
+    "adjusted": f"sumIf(ifNull(t.cost_usd, toDecimal64(0, 9)), {_ADJUSTMENT})",
 }
 COUNTED = ("events", "requests", "unpriced_requests", *_TOKENS)
-MEASURES = (*COUNTED, "cost_usd", "charge_usd")
-"""The columns after the dimensions."""
+MEASURES = (*COUNTED, "cost_usd", "charge_usd", "adjusted_usd")
+"""The columns after the dimensions. `events` are attempts; what corrections of costs add is within `cost_usd`, and by
+itself in `adjusted_usd`."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,8 @@ class SpendQuery:
         order = names if timed else f"the_cost DESC, the_requests DESC, {names}"
         return (
             f"SELECT {', '.join(columns)} FROM {table} AS t{final}{where}"  # noqa: S608 - our own names; bounds are bound
-            f" GROUP BY {names} HAVING the_events != 0 ORDER BY {order} LIMIT {MAX_ROWS + 1}"
+            f" GROUP BY {names} HAVING the_events != 0 OR the_adjusted != 0 OR the_charge != 0"
+            f" ORDER BY {order} LIMIT {MAX_ROWS + 1}"
         )
 
     def parameters(self) -> dict[str, Any]:
@@ -165,23 +176,21 @@ def answer(query: SpendQuery, found: Iterable[Sequence[Any]]) -> SpendReport:
     width = len(query.by)
     rows: list[list[Any]] = []
     sums = [0] * len(COUNTED)
-    cost, charge, priced = Decimal(0), Decimal(0), 0
+    cost, charge, adjusted, priced = Decimal(0), Decimal(0), Decimal(0), 0
     for row in found:
         counted = [int(value) for value in row[width : width + len(COUNTED)]]
-        row_cost, row_charge, row_priced = Decimal(row[-3]), Decimal(row[-2]), int(row[-1])
+        row_cost, row_charge, row_priced, row_adjusted = row[width + len(COUNTED) :]
         rows.append(
             [_plain(value) for value in row[:width]]
             + counted
-            + [_known(row_cost, row_priced, counted), _usd(row_charge)]
+            + [_known(row_cost, row_priced, counted), _usd(row_charge), _usd(row_adjusted)]
         )
         sums = [total + value for total, value in zip(sums, counted, strict=True)]
-        cost, charge, priced = cost + row_cost, charge + row_charge, priced + row_priced
+        cost, charge, adjusted = cost + row_cost, charge + row_charge, adjusted + row_adjusted
+        priced += int(row_priced)
     totals = dict(zip(COUNTED, sums, strict=True))
-    return SpendReport(
-        [*query.by, *MEASURES],
-        rows,
-        {**totals, "cost_usd": _known(cost, priced, sums), "charge_usd": _usd(charge)},
-    )
+    money = {"cost_usd": _known(cost, priced, sums), "charge_usd": _usd(charge), "adjusted_usd": _usd(adjusted)}
+    return SpendReport([*query.by, *MEASURES], rows, {**totals, **money})
 
 
 def _known(cost: Decimal, priced: int, counted: Sequence[int]) -> str | None:

@@ -2,8 +2,8 @@
 
 A page is cut out of whole hours, as many as hold about its size by the hourly rollup, because hours are what the
 ledger is sorted by: so every hour is read once, or once a page where it holds several. The rollup is only a hint: what
-it says too little of comes with the next page. Of one millisecond, served events come before refused ones: what had
-refused them was most likely taken by those. Pure.
+it says too little of comes with the next page. Corrections of costs are in no page. Of one millisecond, served events
+come before refused ones: what had refused them was most likely taken by those. Pure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOMENT = "fromUnixTimestamp64Milli({{{}:Int64}}, 'UTC')"
 _NANOS = "toInt64(toDecimal128({}, 9) * 1000000000)"
 _USAGE = (
     "tokens_input", "tokens_output", "tokens_cache_read", "tokens_cache_write", "tokens_cache_write_1h",
-    "tokens_reasoning", "tokens_audio_input", "tokens_audio_output",
+    "tokens_reasoning", "tokens_audio_input", "tokens_audio_output", "tokens_image_input", "tokens_image_output",
 )  # fmt: skip
 COLUMNS = {
     "occurred_ms": "toUnixTimestamp64Milli(e.occurred_at)",
@@ -116,7 +116,8 @@ class Page:
         return f"""
             SELECT {columns} FROM (
                 SELECT * FROM usage_events AS e FINAL
-                WHERE e.occurred_at >= {_MOMENT.format("since")} AND e.occurred_at < {_MOMENT.format("until")}{after}
+                WHERE e.occurred_at >= {_MOMENT.format("since")} AND e.occurred_at < {_MOMENT.format("until")}
+                    AND e.kind != 'adjustment'{after}
                 ORDER BY e.occurred_at, e.status = 'refused', e.id LIMIT {{most:UInt32}}
             ) AS e LEFT ANY JOIN (
                 SELECT id, measure, asked_value FROM enforcement_decisions

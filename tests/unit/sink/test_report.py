@@ -57,25 +57,26 @@ def test_totals_are_the_sums_of_the_rows() -> None:
     """Amounts stay exact; a group without any price has none; dates and times are text."""
     query = SpendQuery(("day", "team"), None, None)
     found = answer(query, [
-        (date(2026, 11, 1), "a", 2, 2, 0, 10, 1, 0, Decimal("0.000000001"), Decimal("1"), 2),
-        (date(2026, 11, 1), "b", 3, 3, 3, 20, 2, 0, Decimal("0"), Decimal("2.5"), 0),
-        (date(2026, 11, 2), "c", 1, 0, 0, 0, 0, 0, Decimal("0"), Decimal("0"), 1),
+        (date(2026, 11, 1), "a", 2, 2, 0, 10, 1, 0, Decimal("0.000000001"), Decimal("1"), 2, Decimal("0")),
+        (date(2026, 11, 1), "b", 3, 3, 3, 20, 2, 0, Decimal("0"), Decimal("2.5"), 0, Decimal("0")),
+        (date(2026, 11, 2), "c", 1, 0, 0, 0, 0, 0, Decimal("-1"), Decimal("0"), 1, Decimal("-1")),
     ])  # fmt: skip
     assert found.columns[:2] == ["day", "team"]
     assert found.rows == [
-        ["2026-11-01", "a", 2, 2, 0, 10, 1, 0, "0.000000001", "1.000000000"],
-        ["2026-11-01", "b", 3, 3, 3, 20, 2, 0, None, "2.500000000"],
-        ["2026-11-02", "c", 1, 0, 0, 0, 0, 0, "0.000000000", "0.000000000"],
+        ["2026-11-01", "a", 2, 2, 0, 10, 1, 0, "0.000000001", "1.000000000", "0.000000000"],
+        ["2026-11-01", "b", 3, 3, 3, 20, 2, 0, None, "2.500000000", "0.000000000"],
+        ["2026-11-02", "c", 1, 0, 0, 0, 0, 0, "-1.000000000", "0.000000000", "-1.000000000"],
     ]
     assert found.totals == {
         "events": 6, "requests": 5, "unpriced_requests": 3, "input_tokens": 30, "output_tokens": 3,
-        "cache_read_tokens": 0, "cost_usd": "0.000000001", "charge_usd": "3.500000000",
+        "cache_read_tokens": 0, "cost_usd": "-0.999999999", "charge_usd": "3.500000000",
+        "adjusted_usd": "-1.000000000",
     }  # fmt: skip
 
 
 def test_hours_are_shown_in_utc() -> None:
     """An hour is an ISO time with its zone."""
-    row = (datetime(2026, 11, 1, 5, tzinfo=UTC), 1, 1, 0, 1, 1, 0, Decimal(1), Decimal(1), 1)
+    row = (datetime(2026, 11, 1, 5, tzinfo=UTC), 1, 1, 0, 1, 1, 0, Decimal(1), Decimal(1), 1, Decimal(0))
     assert answer(SpendQuery(("hour",), None, None), [row]).rows[0][0] == "2026-11-01T05:00:00Z"
 
 
