@@ -9,7 +9,8 @@ Events and transitions:
 
 * spend of the window that holds now reaches the amount: free → blocked until that window's end;
 * the window ends: blocked → free (the entry says `until_s`, so readers need no tombstone to know);
-* the amount in force leaves room, or the budget is gone, or counts otherwise: blocked → free;
+* the amount in force leaves room, or a correction of costs does, or the budget is gone, or counts otherwise:
+  blocked → free;
 * the limit in force changes and leaves no room: the entry is written again with the new limit;
 * the scope may go on beyond the amount (a soft or shadow budget, a queue or a cheaper model at 100 %, grace for tier
   0, something carried over, a schedule, a temporary increase): blocked → free. Rows hold the limit there as anywhere;
@@ -17,8 +18,8 @@ Events and transitions:
 
 Who may unblock: the enforcer alone, by these rules; nobody edits the topic. Which order wins: only the row of the
 window that holds now is looked at, so a late row of an older window neither blocks nor lifts, and an entry is only
-ever replaced by one of the same or a later window. Spend never falls within a window, therefore a repeated or
-reordered row cannot lift a block; the caller hands over rows merged by fence.
+ever replaced by one of the same or a later window. The caller hands over rows merged by fence, therefore a repeated or
+reordered row cannot lift a block.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@ Theory
 ------
 A threshold of a scope in a window has one state: its alert is sent or not. The state is the set of markers on
 `alerts.sent`, and nothing else: there is no memory of what a row was before, so that order, repetition, replay and
-restart make no difference. A row is compared by its settled sum alone, which never falls within a window.
+restart make no difference. A row is compared by its settled sum alone, which only corrections of costs let fall.
 
 * Crossed: settled > 0 and settled >= percent of the amount in force now.
-* Not sent and crossed: send. Sent: never again for this window, whatever the amount becomes.
+* Not sent and crossed: send. Sent: never again for this window, whatever the amount becomes, and also if a
+  correction takes the sum below the threshold and it is crossed once more.
 * An amount that is lowered may cross more thresholds; one that is raised takes none back.
 * The window is part of the id, so a late row of a window that has ended raises that window's alert, once.
 """

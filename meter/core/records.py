@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from schemas import codec
+from schemas.adjusting import is_adjustment
 from schemas.errors import DecodeError
 from schemas.usage import Batch, Evict, Gauge, Totals, UsageEvent, Want
 
@@ -106,7 +107,8 @@ class Organisations:
 def tally(events: list[UsageEvent], organisations: Organisations) -> Tally:
     """Return the sums of `events`. This is the loop that every event passes through once.
 
-    An event that charges less than nothing would make room out of nothing: it is left out, as a fault.
+    An event that charges less than nothing would make room out of nothing: it is left out, as a fault. Only a
+    correction may give money back.
     """
     charges: dict[bytes, Charges] = {}
     sums: dict[tuple[str, int], Totals] = {}
@@ -114,7 +116,7 @@ def tally(events: list[UsageEvent], organisations: Organisations) -> Tally:
     org_of = organisations.get
     for event in events:
         requests, tokens, nanos = event.charge_requests, event.charge_tokens, event.charge_nanos
-        if (requests | tokens | nanos) < 0:  # negative if any of them is
+        if (requests | tokens | nanos) < 0 and not is_adjustment(event):  # negative if any of them is
             fault = f"event {event.id.hex()}: charges are not below 0"
             continue
         rows = bytes(event.rows)

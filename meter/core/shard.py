@@ -17,6 +17,7 @@ from meter.core.rights import begin, change_limit, has_plenty, is_freed, note_de
 from meter.core.rows import Holding, Row, Rows, Run
 from meter.core.runs import Runs, RunState
 from meter.core.shares import balanced, forget_unused, move
+from schemas.adjusting import is_adjuster
 from schemas.codec import decode_rows
 from schemas.errors import DecodeError
 from schemas.rows import Measure
@@ -219,7 +220,8 @@ class Shard:
         for older in self.runs.replaced_by(run):
             self._evict(older.run)
         state = RunState(run, self._offset + 1)
-        state.live = not self.runs.has_newer(run)
+        # An adjuster admits nothing: what it books counts as used by nobody who is here, and it needs no right.
+        state.live = not (self.runs.has_newer(run) or is_adjuster(run[0]))
         self.runs.add(state)
         if state.live:
             self._balanced = False

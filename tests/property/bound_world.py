@@ -278,7 +278,7 @@ class World:
                 most += most_of(holding, state.ack)
         limit = max(self.limit_of(key.partition("/")[0], version) for version in range(len(self.versions)))
         if len(self.versions) > 1 or any(state.ack < row.begun for state in members):
-            gone = 0  # who knew of it before the limit was told goes by what it had left
+            gone = min(gone, 0)  # who knew of it before the limit was told goes by what it had left
         limit += self.allowed_over[SLOTS_ROW if key.startswith(SLOTS_ROW) else key]
         assert gone + most <= max(limit, gone + used), f"{key}: {gone} + {most} of {limit}, {used} used"
 
