@@ -47,8 +47,9 @@ class Failure(DocumentPart):
     reached early.
     """
 
-    after: Annotated[Milliseconds, Field(le=86_400_000)] = DEFAULT_AFTER_MS
-    """How long a dependency has to be gone before anything but `share` begins; at most a day."""
+    after: Annotated[Milliseconds, Field(ge=1_000, le=86_400_000)] = DEFAULT_AFTER_MS
+    """How long a dependency has to be gone before anything but `share` begins; a second to a day: a broker that is
+    well takes up to half a second between two signs of life."""
     default: OnFailure = "share"
     """For every tier and dependency that nothing else is said for: `share`, `closed`, `open` or `stop`."""
     kafka: OnFailure | None = None

@@ -39,7 +39,7 @@ def denied_by(row: Row, asked: int, now_ms: int, judged: Judged, tier: int = 1) 
     may_wait = soon if not judged.action else judged.action in ("wait", "queue")
     wait_ms = ceiling.queue_wait_ms if action == "queue" else 0
     if action == "throttle":
-        wait_ms = interval_ms(asked, row.limit - used, max(0, row.end_s * 1000 - now_ms))
+        wait_ms = interval_ms(asked, _own_part(row, row.limit - used), max(0, row.end_s * 1000 - now_ms))
     return Denied(
         REASONS[ceiling.measure],
         rule=ceiling.rule,
@@ -70,6 +70,13 @@ def denied_by(row: Row, asked: int, now_ms: int, judged: Judged, tier: int = 1) 
         want=row.want,
         at_ms=now_ms,
     )
+
+
+def _own_part(row: Row, left: int) -> int:
+    """Return this replica's part of what is `left` of a limit, as its part is of all of it: replicas pace together."""
+    if row.limit <= 0 or left <= 0:
+        return 0
+    return max(1, left * min(max(row.part, 0), row.limit) // row.limit)
 
 
 def fits_at_ms(row: Row, asked: int, now_ms: int) -> int:

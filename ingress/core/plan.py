@@ -18,6 +18,7 @@ from ingress.core.failing import mode_of, open_room
 from ingress.core.ladder import GOES_ON, Judged, judge, seen_limit
 from ingress.core.rows import Row
 from ingress.core.verdicts import Denied, Note
+from schemas.attempts import Drain, Fallback
 from schemas.blocks import BlockEntry
 from schemas.keys import VirtualKey
 from schemas.money import Price
@@ -186,9 +187,9 @@ class Plan:
     """What is resolved once a (key, model, operation) and policy version."""
 
     __slots__ = (
-        "_binding", "_registry", "_shard", "_specs", "attribution", "caps", "cuts_off", "downgrade", "is_strict", "key",
-        "max_output_tokens", "model", "model_requested", "partition", "price", "protocol", "provider",
-        "provider_config", "reserve_price", "target", "tier",
+        "_binding", "_registry", "_shard", "_specs", "attribution", "caps", "cuts_off", "downgrade", "drain",
+        "fallback", "is_strict", "key", "max_output_tokens", "model", "model_requested", "partition", "price",
+        "protocol", "provider", "provider_config", "reserve_price", "target", "tier",
     )  # fmt: skip
 
     def __init__(
@@ -209,6 +210,8 @@ class Plan:
         caps: Caps = NO_CAPS,
         downgrade: str = "",
         tier: int = 1,
+        drain: Drain | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         """Bind a plan to the rows that `specs` describe; their windows are found at the first admission."""
         self.key = key
@@ -233,6 +236,10 @@ class Plan:
         """The model to go on with where a rung says so, as clients spell it; empty: there is none."""
         self.tier = tier
         """0 critical, 1 normal, 2 experimental."""
+        self.drain = drain
+        """How far an answer is read on whose client has hung up; None: the provider is hung up on."""
+        self.fallback = fallback
+        """Who serves a request whose provider has failed; None: nobody."""
         self.is_strict = any(spec.ceiling.strict for spec in specs)
         """Whether a rule wants the worst case reserved."""
         self.cuts_off = all(spec.ceiling.final_unit == "terminate" for spec in specs if spec.ceiling.measure == "cost")
@@ -310,6 +317,12 @@ class Plan:
             return asked
         kept = max(0, _kept(row, percent))
         return -(-(asked + kept) * 100 // max(1, 100 - percent))
+
+    def short_of(self, tokens: int, nanos: int) -> list[tuple[Row, int]]:
+        """Return the rows that have too little room here for a request of `tokens` and `nanos`, and what they need."""
+        enforced = [row for row in self._binding.all if row.ceiling.mode == "enforce"]
+        needs = [(row, self.needs(row, tokens, nanos)) for row in enforced]
+        return [(row, need) for row, need in needs if row.room < need]
 
     def _current(self, now_ms: int) -> Binding:
         """Return the binding for `now_ms`, its rooms up to date."""

@@ -235,6 +235,11 @@ class Row:
         kept = -(-(room + self.own_part) * percent // 100) if percent else 0
         return max(room - free, kept, 0)
 
+    @property
+    def part(self) -> int:
+        """What this replica may have in the row: its right, or its share of a row that the log does not know."""
+        return self._right(self.limit, 0)
+
     def _right(self, limit: int, carried_gone: int) -> int:
         """Return what this replica may have here if the limit is `limit`."""
         right, given_of = self.right, self.right_limit

@@ -1,8 +1,9 @@
 """The waiting room: requests for which this replica has no room, while all replicas together still have some.
 
 A ticket waits at the row that was short, in the order of tiers, then of arrival. What waits at a row is told to the
-meter as a want; room that comes is given from the front. Whoever's time is up, or for whom there is nothing left to
-wait for, leaves with a refusal. Knows no clock, no tasks: `serve` is called when something has stirred.
+meter as a want, and so is what the ticket lacks in its other rows, so that room comes to all of them at once; room that
+comes is given from the front. Whoever's time is up, or for whom there is nothing left to wait for, leaves with a
+refusal. Knows no clock, no tasks: `serve` is called when something has stirred.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class Ticket:
     """One request that waits: what it asks of which plan, and until when (unix ms)."""
 
     __slots__ = (
-        "miss_nanos", "miss_tokens", "most", "nanos", "number", "passed", "plan", "row", "since_ms", "tier", "tokens",
-        "until_ms",
+        "claims", "miss_nanos", "miss_tokens", "most", "nanos", "number", "passed", "plan", "row", "since_ms", "tier",
+        "tokens", "until_ms",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +56,8 @@ class Ticket:
         """How many may wait at the row, this one included."""
         self.row: Row | None = None
         """Where it waits; None while it does not."""
+        self.claims: list[Row] = []
+        """Other rows where it wants room."""
         self.number = 0
 
 
@@ -155,6 +158,10 @@ class WaitingRoom:
         ticket.row = row
         self._count += 1
         self._want(row, line)
+        for other, amount in ticket.plan.short_of(ticket.tokens, ticket.nanos):
+            if other is not row:
+                ticket.claims.append(other)
+                self.claim(other, ticket, amount)
 
     def _leave(self, ticket: Ticket) -> None:
         row = ticket.row
@@ -164,6 +171,8 @@ class WaitingRoom:
         ticket.row = None
         self._count -= 1
         self._want(row, line)
+        while ticket.claims:
+            self.claim(ticket.claims.pop(), ticket, 0)
         if not line:
             del self._lines[row]
 

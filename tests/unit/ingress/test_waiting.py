@@ -125,8 +125,8 @@ def test_a_line_has_an_end() -> None:
     assert not short.room.add(few, refusal)
 
 
-def test_who_is_then_short_in_another_row_waits_there() -> None:
-    """Its want moves with it."""
+def test_who_is_short_in_two_rows_wants_room_in_both_at_once() -> None:
+    """It waits at one after the other, and asks in both from the beginning; what it has got it wants no more."""
     desk = Desk()
     for _ in range(5):
         held(desk.plan.admit(START_MS, 0, 0))  # half of the ten requests of a minute
@@ -135,16 +135,30 @@ def test_who_is_then_short_in_another_row_waits_there() -> None:
     assert desk.room.add(ticket, refusal)
     first = refusal.row
     second = REQUESTS if first == TOKENS else TOKENS
-    assert {want.row: want.amount for want in desk.registry.wants(0)} == {first: 600 if first == TOKENS else 1}
+    both = {TOKENS: 600, REQUESTS: 1}
+    assert {want.row: want.amount for want in desk.registry.wants(0)} == both
     rights = {TOKENS: (1000, 1000, 0), REQUESTS: (10, 10, 5)}
     right, limit, net = rights[first]
     desk.give(right, first, limit=limit, net=net)
     assert desk.serve() == []
-    wants = {want.row: want.amount for want in desk.registry.wants(0)}
-    assert wants == {first: 0, second: 600 if second == TOKENS else 1}
+    assert {want.row: want.amount for want in desk.registry.wants(0)} == {first: 0}
+    assert desk.room.position(ticket) == 1
     right, limit, net = rights[second]
     desk.give(right, second, limit=limit, net=net)
     assert desk.serve() == [ticket]
+    assert {want.row: want.amount for want in desk.registry.wants(0)} == {second: 0}
+
+
+def test_who_leaves_wants_nothing_anywhere() -> None:
+    """Time up, or client gone: no want stays behind in a row where it did not wait."""
+    desk = Desk()
+    for _ in range(5):
+        held(desk.plan.admit(START_MS, 0, 0))
+    ticket = Ticket(desk.plan, 600, 0, 0, 0, tier=1, since_ms=START_MS, until_ms=START_MS + 250)
+    assert desk.room.add(ticket, denied(desk.plan.admit(START_MS, 600, 0)))
+    assert {want.amount for want in desk.registry.wants(0)} == {600, 1}
+    desk.room.cancel(ticket)
+    assert [want.amount for want in desk.registry.wants(0)] == [0, 0]
 
 
 def test_a_want_is_told_once_and_whenever_it_changes() -> None:
