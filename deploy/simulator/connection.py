@@ -12,7 +12,7 @@ from deploy.simulator.delivery import Delivery
 from deploy.simulator.ledger import Ledger
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
-_WANTED = (b"authorization", b"x-api-key", b"anthropic-version", b"expect")
+_WANTED = (b"authorization", b"x-api-key", b"anthropic-version", b"expect", b"content-type")
 
 
 class Request(msgspec.Struct):

@@ -11,10 +11,12 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from deploy.simulator import anthropic_api, openai_api, responses_api
+from deploy.simulator import anthropic_api, media_api, openai_api, responses_api
 from deploy.simulator.answer import Answer
 from deploy.simulator.ask import Ask, read_chat, read_count_tokens, read_embeddings, read_messages
+from deploy.simulator.ask_media import read_audio, read_images, read_speech
 from deploy.simulator.ask_text import read_completions, read_moderations, read_responses
+from deploy.simulator.batches import Vault
 from deploy.simulator.connection import Request, SimulatorProtocol
 from deploy.simulator.faults import break_answer
 from deploy.simulator.ledger import Ledger
@@ -63,7 +65,14 @@ class Simulator:
             b"/v1/completions": (of_body(read_completions), responses_api.completions),
             b"/v1/moderations": (of_body(read_moderations), timeless(responses_api.moderations)),
             b"/v1/messages/count_tokens": (of_body(read_count_tokens), timeless(anthropic_api.count_tokens)),
+            b"/v1/images/generations": (read_images, media_api.generations),
+            b"/v1/images/edits": (read_images, media_api.edits),
+            b"/v1/images/variations": (read_images, media_api.variations),
+            b"/v1/audio/speech": (read_speech, timeless(media_api.speech)),
+            b"/v1/audio/transcriptions": (read_audio, timeless(media_api.transcriptions)),
+            b"/v1/audio/translations": (read_audio, timeless(media_api.translations)),
         }
+        self._vault = Vault(self.ledger, self.answer)
 
     async def start(self, port: int = 0, host: str = "127.0.0.1") -> str:
         """Listen, and return the URL without a path. Port 0 takes a free one."""
@@ -88,7 +97,7 @@ class Simulator:
         number = b"%b-%d" % (self._series, self._count)
         path = request.target.partition(b"?")[0]
         if path not in self._posts:
-            return self._answer_get(request, path, number)
+            return self._answer_other(request, path, number)
         if request.method != b"POST":
             return self._error(request, path, 405, "Use POST on this route.", number)
         self.ledger.totals.received += 1
@@ -105,6 +114,16 @@ class Simulator:
         if ask.wish.status is not None:
             return self._wished_error(request, ask, number)
         return break_answer(make(ask, number, int(time.time())), path)
+
+    def _answer_other(self, request: Request, path: bytes, number: bytes) -> Answer:
+        if not path.startswith((b"/v1/files", b"/v1/batches")):
+            return self._answer_get(request, path, number)
+        if not self._is_authorised(request):
+            return self._error(request, path, 401, _STATUS_MESSAGES[401], number)
+        try:
+            return self._vault.answer(request, path, number)
+        except BadRequest as error:
+            return self._error(request, path, 400, str(error), number)
 
     def _answer_get(self, request: Request, path: bytes, number: bytes) -> Answer:
         if request.method == b"GET" and path.startswith(b"/__sim/"):
