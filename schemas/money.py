@@ -16,6 +16,7 @@ from schemas.tokens import TokenUsage
 
 NANOS_PER_USD = 1_000_000_000
 FEMTOS_PER_NANO = 1_000_000
+FEMTOS_PER_USD = 10**15
 FEMTOS_PER_USD_PER_MTOK = 1_000_000_000
 """1 USD per million tokens is 10⁻⁶ USD a token, which is 10⁹ femto-USD."""
 
@@ -44,6 +45,7 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
     """A resolved price of one model: tiers by ascending `min_input_tokens`, the first from 0, and where it is from.
 
     The tier reached by all input tokens of a request prices all of its tokens (a cliff, as providers bill it).
+    No tiers at all: tokens have no known price, only units have.
     """
 
     source: str
@@ -51,11 +53,16 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
     tiers: tuple[Rates, ...]
     request_nanos: int = 0
     units: dict[str, int] = {}
-    """What one of a unit of `schemas.units` costs, in femto-USD. A unit that is not here has no known price."""
+    """What `per` of a unit of `schemas.units` cost, in femto-USD. A unit that is not here has no known price."""
     variants: dict[str, tuple[Rates, ...]] = {}
     """Tiers by the service tier that served an answer; a service tier that is not here costs as the standard one."""
     listed: Price | None = None
     """The list price, where this one was negotiated."""
+    per: dict[str, int] = {}
+    """How many of a unit its price is for, where that is not one: 3,600,000 for audio by the hour, and no fraction of
+    a femto-USD is lost on the way."""
+    least: dict[str, int] = {}
+    """How many of a unit a request is billed for if it used any: 10,000 for ten seconds of audio."""
 
 
 def rates_for(tiers: tuple[Rates, ...], input_tokens: int) -> Rates:
@@ -79,12 +86,17 @@ def cost_nanos(price: Price, usage: TokenUsage, units: dict[str, int] | None = N
     """
     femtos = _femtos(price, usage, service_tier)
     if units:
-        femtos += sum(count * price.units.get(name, 0) for name, count in units.items())
+        return _with_units(price, femtos, units) + price.request_nanos
     whole, rest = divmod(femtos, FEMTOS_PER_NANO)
     half = FEMTOS_PER_NANO // 2
     if rest > half or (rest == half and whole & 1):
         whole += 1
     return whole + price.request_nanos
+
+
+def is_priced(price: Price, usage: TokenUsage, units: dict[str, int] | None = None) -> bool:
+    """Tell whether `price` knows all that was used: if not, what an answer costs is unknown."""
+    return (bool(price.tiers) or not usage.total) and not (units and unpriced_units(price, units))
 
 
 def unpriced_units(price: Price, units: dict[str, int]) -> tuple[str, ...]:
@@ -97,11 +109,34 @@ def reserve_nanos(price: Price, usage: TokenUsage) -> int:
     return -(-_femtos(price, usage) // FEMTOS_PER_NANO) + price.request_nanos
 
 
+def half_even(numerator: int, denominator: int) -> int:
+    """Return a fraction above a positive `denominator` rounded to a whole number, half to even."""
+    whole, rest = divmod(numerator, denominator)
+    return whole + (2 * rest > denominator or (2 * rest == denominator and whole & 1))
+
+
+def _with_units(price: Price, femtos: int, units: dict[str, int]) -> int:
+    """Return the nano-USD of `femtos` and units together, rounded once: fractions are added as fractions."""
+    below = 1
+    for name, count in units.items():
+        rate = price.units.get(name)
+        if rate and count > 0:
+            per = price.per.get(name, 1)
+            femtos = femtos * per + max(count, price.least.get(name, 0)) * rate * below
+            below *= per
+    return half_even(femtos, below * FEMTOS_PER_NANO)
+
+
 def _femtos(price: Price, usage: TokenUsage, service_tier: str = "") -> int:
     tiers = price.tiers
     if service_tier:
         tiers = price.variants.get(service_tier, tiers)
-    rates = tiers[0] if len(tiers) == 1 else rates_for(tiers, usage.all_input)
+    if len(tiers) == 1:
+        rates = tiers[0]
+    elif tiers:
+        rates = rates_for(tiers, usage.all_input)
+    else:
+        return 0
     total = usage.input * rates.input + usage.output * rates.output
     if usage.plain:
         return total

@@ -347,7 +347,7 @@ def attributes_of(
 
 
 class PolicyRecord(msgspec.Struct, frozen=True, tag_field="schema", tag="tollway.policy/1"):
-    """An applied version on the `policy` topic. Prices are resolved when it is applied, so all replicas agree."""
+    """An applied version on the `policy` topic. Prices are resolved before it is written, so all replicas agree."""
 
     version: int
     document: str
@@ -358,6 +358,11 @@ class PolicyRecord(msgspec.Struct, frozen=True, tag_field="schema", tag="tollway
     note: str
     prices: dict[str, Price]
     """By name under `models`; a model without a price is left out."""
+    org_prices: dict[str, dict[str, Price]] = {}
+    """By organisation, then by name under `models`: prices that only this organisation has."""
+    prices_revision: int = 0
+    """Counts how often the prices of this version were resolved anew. A record with the version in force and a higher
+    revision has other prices and the same document."""
 
     @property
     def key(self) -> str:

@@ -71,6 +71,12 @@ POLICY = Topic(
     "Every applied policy document with its resolved prices; the highest version is in force. Beside them temporary "
     "increases and frozen scopes, each under a key of its own until a tombstone ends it.",
 )  # fmt: skip
+PRICES = Topic(
+    "prices", False, True, None, "digest of the entry", "price entries", "json", "prices.PriceEntry", "enforcer",
+    "enforcer",
+    "The price book: what a model costs from when on, and since when we know. No key is ever written twice and none is "
+    "deleted, so compaction takes nothing away.",
+)  # fmt: skip
 KEYS = Topic(
     "keys", False, True, None, "virtual key id", "virtual keys", "json", "keys.VirtualKey", "enforcer",
     "ingress, enforcer", "Virtual keys as hashes; a revoked key stays, with the time of its revocation.",
@@ -103,7 +109,7 @@ USAGE_DLQ = Topic(
 )  # fmt: skip
 
 TOPICS: tuple[Topic, ...] = (
-    USAGE, QUOTA_STATE, QUOTA_UPDATES, POLICY, KEYS, BLOCKS, ALERTS, ALERTS_SENT, DECISIONS, AUDIT, USAGE_DLQ,
+    USAGE, QUOTA_STATE, QUOTA_UPDATES, POLICY, PRICES, KEYS, BLOCKS, ALERTS, ALERTS_SENT, DECISIONS, AUDIT, USAGE_DLQ,
 )  # fmt: skip
 
 

@@ -8,12 +8,13 @@ import msgspec
 import yaml
 
 from deploy.reference.fields import field_docs
-from schemas import alerts, audit, blocks, codec, deadletters, decisions, keys, policy, quota, topics, usage
+from schemas import alerts, audit, blocks, codec, deadletters, decisions, keys, policy, prices, quota, topics, usage
 
 PAYLOADS: dict[str, list[type]] = {
     topics.USAGE.name: [usage.Batch, usage.Evict],
     topics.QUOTA_UPDATES.name: [quota.Snapshot],
     topics.POLICY.name: [policy.PolicyRecord],
+    topics.PRICES.name: [prices.PriceEntry],
     topics.KEYS.name: [keys.VirtualKey],
     topics.BLOCKS.name: [blocks.BlockEntry],
     topics.ALERTS.name: [alerts.Alert],

@@ -10,6 +10,7 @@ from collections import deque
 from typing import Any
 
 from enforcer.core.audit import Chain
+from enforcer.core.book import Book
 from enforcer.core.budgets import Budgets
 from enforcer.core.diff import Document
 from enforcer.core.policy import read
@@ -21,9 +22,10 @@ from schemas.errors import DecodeError
 from schemas.keys import VirtualKey
 from schemas.overrides import INCREASE, Freeze, Increase, override_key
 from schemas.policy import Policy, PolicyRecord
-from schemas.topics import ALERTS, ALERTS_SENT, AUDIT, BLOCKS, KEYS, POLICY, Topic
+from schemas.prices import PriceEntry
+from schemas.topics import ALERTS, ALERTS_SENT, AUDIT, BLOCKS, KEYS, POLICY, PRICES, Topic
 
-TOPICS: tuple[Topic, ...] = (POLICY, KEYS, BLOCKS, AUDIT, ALERTS, ALERTS_SENT)
+TOPICS: tuple[Topic, ...] = (PRICES, POLICY, KEYS, BLOCKS, AUDIT, ALERTS, ALERTS_SENT)
 KEPT_ALERTS = 1_000
 
 
@@ -34,6 +36,7 @@ class ControlState:
         self.versions: dict[int, PolicyRecord] = {}
         self.current: PolicyRecord | None = None
         """The highest version."""
+        self.book = Book()
         self.keys: dict[str, VirtualKey] = {}
         self.increases: dict[str, Increase] = {}
         """By id; those that have expired too."""
@@ -62,6 +65,8 @@ class ControlState:
             raise DecodeError(f"{topic.name}: a tombstone under {name!r}; nothing is ever deleted there")
         elif topic is POLICY:
             self._policy(decode_json(PolicyRecord, value))
+        elif topic is PRICES:
+            self.book.append(decode_json(PriceEntry, value))
         elif topic is KEYS:
             virtual_key = decode_json(VirtualKey, value)
             self.keys[virtual_key.id] = virtual_key

@@ -33,6 +33,7 @@ from schemas.keys import VirtualKey
 from schemas.money import Price, Rates
 from schemas.overrides import Freeze, Increase
 from schemas.policy import PolicyRecord
+from schemas.prices import Daily, Discount, PriceEntry, Step, Volume
 from schemas.quota import LedgerState, Member, RowState, Snapshot, Weight
 from schemas.tokens import TokenUsage
 from schemas.topics import Topic
@@ -93,7 +94,7 @@ RATES = Rates(
 
 PRICE = Price(
     "policy", "policy:0123", (RATES,), 5_000, {"web_search": 10**13}, {"flex": (RATES,)},
-    Price("list", "list-1", (RATES,)),
+    Price("list", "list-1", (RATES,)), {"web_search": 1_000}, {"web_search": 10},
 )  # fmt: skip
 
 
@@ -149,8 +150,22 @@ GOLDENS: dict[str, Golden] = {
         PolicyRecord(
             version=12, document="version: 1\norgs: {acme: {}}\n# déjà vu\n", sha256="ab" * 32, applied_ms=NOW_MS,
             applied_by="ada", note="more room", prices={"fast": PRICE},
+            org_prices={"acme": {"fast": PRICE}}, prices_revision=3,
         ),
         topics.POLICY, *_json(PolicyRecord),
+    ),
+    "prices.json": Golden(
+        PriceEntry(
+            id="", kind="contract", provider="openai", model="gpt-4o*", valid_from_ms=NOW_MS, recorded_ms=NOW_MS + 1,
+            recorded_by="ada", org="acme", name="fast", valid_to_ms=NOW_MS + 2, price=PRICE,
+            daily=(Daily(60, 240, PRICE),), discounts=(Discount(150_000, ("output", "web_search"), ("standard",)),),
+            volume=Volume("tokens", (Step(10**9, (Discount(200_000),)),)), sha256="ef" * 32, reason="contract 7",
+        ).sealed(),
+        topics.PRICES, *_json(PriceEntry),
+    ),
+    "prices-withdrawal.json": Golden(
+        PriceEntry("0123456789ab", "override", "openai", "gpt-4o", NOW_MS, NOW_MS, "ada"),
+        topics.PRICES, *_json(PriceEntry),
     ),
     "policy.increase.json": Golden(
         Increase(

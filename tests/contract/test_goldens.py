@@ -16,6 +16,9 @@ import pytest
 
 from schemas import codec
 from schemas.errors import DecodeError
+from schemas.money import cost_nanos
+from schemas.policy import PolicyRecord
+from schemas.tokens import TokenUsage
 from schemas.topics import QUOTA_STATE, TOPICS
 from schemas.usage import Batch, Totals
 from tests.contract.golden_values import GOLDENS, Golden
@@ -74,6 +77,14 @@ def test_an_event_of_an_earlier_version_is_read_with_defaults() -> None:
     totals = Totals()
     totals.add(event)
     assert (totals.events, totals.cost_nanos) == (1, 9_876_543_210)
+
+
+def test_a_policy_of_an_earlier_version_is_read_with_defaults() -> None:
+    """A version from before prices of organisations and units of many has the prices that it had."""
+    record = codec.decode_json(PolicyRecord, (EARLIER / "policy-1.json").read_bytes())
+    price = record.prices["fast"]
+    assert (record.org_prices, record.prices_revision, price.per, price.least) == ({}, 0, {}, {})
+    assert cost_nanos(price, TokenUsage(), {"web_search": 2}) == 20_005_000
 
 
 def test_every_topic_that_others_read_is_frozen() -> None:

@@ -6,18 +6,19 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from genai_prices import Usage, data_snapshot
+from genai_prices import Usage, data_snapshot, types
 
 from enforcer.adapters.price_list import PriceList
-from schemas.money import Price, cost_nanos
+from schemas.money import Price, cost_nanos, is_priced
 from schemas.policy import Model, Provider
-from schemas.tokens import TokenUsage
+from schemas.tokens import NO_TOKENS, TokenUsage
 from tests.unit.enforcer.enforcer_parts import NOW_MS
 
 NOW = datetime.fromtimestamp(NOW_MS / 1000, UTC)
 OPENAI = Provider(protocol="openai", base_url="simulated")
 ANTHROPIC = Provider(protocol="anthropic", base_url="https://api.anthropic.com/v1")
 MODEL = Model(provider="openai")
+URLS = {"openai": "simulated", "anthropic": "simulated", "groq": "https://api.groq.com/openai/v1"}
 
 
 def _quote(provider: Provider, name: str, model: Model = MODEL) -> Price | None:
@@ -54,11 +55,10 @@ def test_a_tier_begins_one_token_after_the_lists_threshold() -> None:
         (OPENAI, "nobody-has-this-model"),
         (ANTHROPIC, "gpt-4o-mini"),
         (Provider(protocol="openai", base_url="https://api.openai.com/v1"), "claude-sonnet-4-5"),
-        (OPENAI, "whisper-1"),
     ],
 )
 def test_what_the_list_does_not_price_has_no_price(provider: Provider, name: str) -> None:
-    """Unknown models, models that a known provider does not offer, and prices by the minute: none, not zero."""
+    """Unknown models, and models that a known provider does not offer: none, not zero."""
     assert _quote(provider, name) is None
 
 
@@ -85,22 +85,100 @@ def test_looking_up_names_leaves_nothing_behind() -> None:
     assert (len(snapshot._lookup_cache), len(snapshot._provider_misses), len(snapshot._provider_cache)) == before
 
 
+def _theirs(found: types.ModelInfo, listed: types.Provider, usage: Usage, context: dict[str, str]) -> int:
+    price = found.calc_price(usage, listed, genai_request_timestamp=NOW, price_context=context).total_price
+    return round(price * 1_000_000_000)
+
+
+def _all() -> list[tuple[types.Provider, types.ModelInfo, Price]]:
+    """Return every model of the list that has a price here which is found under its own name."""
+    quote, found = PriceList().at(NOW_MS), []
+    for listed in data_snapshot.get_snapshot().providers:
+        if listed.id not in ("openai", "anthropic", "groq"):
+            continue
+        provider = Provider(protocol="anthropic" if listed.id == "anthropic" else "openai", base_url=URLS[listed.id])
+        for model in listed.models:
+            price = quote(provider, model.id, MODEL)
+            if price is not None and price.version.endswith(f":{listed.id}/{model.id}"):
+                found.append((listed, model, price))
+    return found
+
+
 def test_every_priced_model_of_the_list_costs_what_the_library_computes() -> None:
-    """For all models of two providers: our integer cost is the library's Decimal, rounded once."""
+    """For all models of three providers: our integer cost is the library's Decimal, rounded once."""
     usage = TokenUsage(input=1_001, output=333, cache_read=77)
     theirs = Usage(input_tokens=1_078, output_tokens=333, cache_read_tokens=77)
-    quote, compared = PriceList().at(NOW_MS), 0
-    for listed in data_snapshot.get_snapshot().providers:
-        if listed.id not in ("openai", "anthropic"):
-            continue
-        provider = Provider(protocol="openai" if listed.id == "openai" else "anthropic", base_url="simulated")
-        for found in listed.models:
-            price = quote(provider, found.id, MODEL)
-            if price is None or not price.version.endswith(f":{listed.id}/{found.id}"):
-                continue
-            expected = found.calc_price(theirs, listed, genai_request_timestamp=NOW).total_price
-            if price.tiers[0].output == 0 or "per-request" in str(found.prices):
-                continue
-            assert cost_nanos(price, usage) == round(expected * 1_000_000_000), found.id
+    compared = 0
+    for listed, found, price in _all():
+        if price.tiers and price.tiers[0].output:
+            assert cost_nanos(price, usage) == _theirs(found, listed, theirs, {}), found.id
             compared += 1
     assert compared > 80
+
+
+def test_every_service_tier_costs_what_the_library_computes() -> None:
+    """Batch, flex, priority and fast, wherever the list has them."""
+    usage, theirs = TokenUsage(input=901, output=333), Usage(input_tokens=901, output_tokens=333)
+    compared = dict.fromkeys(("batch", "flex", "priority", "fast"), 0)
+    for listed, found, price in _all():
+        for tier in price.variants:
+            part = "processing" if tier == "batch" else "speed" if listed.id == "anthropic" else "service_tier"
+            expected = _theirs(found, listed, theirs, {part: tier})
+            assert cost_nanos(price, usage, service_tier=tier) == expected, (found.id, tier)
+            compared[tier] += 1
+    assert min(compared.values()) >= 5, compared
+    assert compared["batch"] >= 40
+
+
+def test_searches_audio_and_characters_cost_what_the_library_computes() -> None:
+    """Units beside tokens: to the nano, also where a price by the hour is no whole number a millisecond."""
+    names = {"web_search": "web_searches", "file_search": "storage_searches", "characters": "input_characters"}
+    compared = 0
+    for listed, found, price in _all():
+        for unit in price.units:
+            count = 12_345
+            theirs = (
+                Usage(audio_seconds=Decimal(count) / 1000, input_audio_seconds=Decimal(count) / 1000)
+                if unit == "audio_ms" else Usage(**{names[unit]: count})
+            )  # fmt: skip
+            expected = _theirs(found, listed, theirs, {})
+            assert cost_nanos(price, NO_TOKENS, {unit: count}) == expected, (found.id, unit)
+            compared += 1
+    assert compared > 80
+
+
+def test_a_model_priced_by_the_minute_has_no_price_for_tokens() -> None:
+    """The minute is priced exactly, and tokens that such a model reports all the same are unknown, not free."""
+    price = _quote(OPENAI, "whisper-1")
+    assert price is not None
+    assert cost_nanos(price, NO_TOKENS, {"audio_ms": 60_000}) == 6_000_000
+    assert is_priced(price, NO_TOKENS, {"audio_ms": 60_000})
+    assert not is_priced(price, TokenUsage(input=1), {})
+
+
+def test_ten_seconds_are_billed_at_least_where_the_provider_says_so() -> None:
+    """A rule that the library has in its code and not in its data."""
+    price = _quote(Provider(protocol="openai", base_url=URLS["groq"]), "whisper-large-v3")
+    assert price is not None
+    assert [cost_nanos(price, NO_TOKENS, {"audio_ms": count}) for count in (0, 1, 10_000, 20_000)] == [
+        0, 308_333, 308_333, 616_667,
+    ]  # fmt: skip
+
+
+def test_what_begins_later_is_a_version_of_its_own() -> None:
+    """Dates of the list, past and future, become versions from that day on, in UTC."""
+    versions = PriceList().versions(ANTHROPIC, "claude-opus-4-6", MODEL)
+    starts = [version.valid_from_ms for version in versions]
+    assert starts[:2] == [0, int(datetime(2026, 3, 13, tzinfo=UTC).timestamp() * 1000)]
+    assert starts == sorted(set(starts))
+    tiers = [len(version.price.tiers) for version in versions if version.price is not None]
+    assert tiers[:2] == [2, 1]
+
+
+def test_hours_of_the_day_are_kept_as_hours() -> None:
+    """A dearer price by day is not averaged and not left out."""
+    deepseek = Provider(protocol="openai", base_url="https://api.deepseek.com")
+    last = PriceList().versions(deepseek, "deepseek-v4-pro", MODEL)[-1]
+    assert last.price is not None
+    assert [(daily.from_minute, daily.to_minute) for daily in last.daily] == [(60, 240), (360, 600)]
+    assert {daily.price.tiers[0].input for daily in last.daily} == {2 * last.price.tiers[0].input}
