@@ -12,6 +12,8 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
+from enforcer.adjust import AdjustPlane
+from enforcer.adjust_routes import add as add_adjustments
 from enforcer.answers import as_json as _json
 from enforcer.answers import made as _made
 from enforcer.answers import refuse as _refuse
@@ -33,7 +35,9 @@ MAX_LISTED = 1_000
 _log = structlog.get_logger("enforcer.api")
 
 
-def build(services: Services, control: ControlPlane, telemetry: Telemetry, token: str) -> FastAPI:
+def build(
+    services: Services, control: ControlPlane, adjust: AdjustPlane, telemetry: Telemetry, token: str
+) -> FastAPI:  # fmt: skip
     """Return the application. `token` is what callers of `/v1` must bear."""
     app = FastAPI(title="Tollway enforcer", docs_url=None, redoc_url=None, openapi_url=None)
     _guard(app, services, telemetry, token)
@@ -42,6 +46,7 @@ def build(services: Services, control: ControlPlane, telemetry: Telemetry, token
     _versions(app, services)
     _keys(app, services, control, telemetry)
     add_overrides(app, OverridePlane(control), services.views.control, telemetry, services.clock)
+    add_adjustments(app, adjust, telemetry)
     _readings(app, services)
     _decisions(app, services)
     return app

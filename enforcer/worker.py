@@ -13,9 +13,11 @@ import structlog
 import uvicorn
 from aiokafka import TopicPartition
 
+from enforcer.adapters.adjust_log import AdjustLog
 from enforcer.adapters.log import Log
 from enforcer.adapters.price_list import PriceList
 from enforcer.adapters.tail import Offsets, Tail
+from enforcer.adjust import AdjustPlane
 from enforcer.app import build
 from enforcer.control import ControlPlane
 from enforcer.core import control as control_core
@@ -93,7 +95,9 @@ class Worker:
             metering, views.control, self._ends, topic_name(USAGE, prefix), self._watch.wake, clock
         )
         views.changed = self._watch.wake
-        app = build(services, self.plane, telemetry, settings.admin_token.get_secret_value())
+        self._adjust_log = AdjustLog(connection)
+        adjust = AdjustPlane(self.plane, self._adjust_log, offsets, clock)
+        app = build(services, self.plane, adjust, telemetry, settings.admin_token.get_secret_value())
         self._server = QuietServer(
             uvicorn.Config(
                 app, host=settings.host, port=settings.port, log_config=None, access_log=False, lifespan="off",
@@ -178,6 +182,7 @@ class Worker:
 
     async def _disconnect(self) -> None:
         await self._log.stop()
+        await self._adjust_log.stop()
         for reader in (self._control, self._quota, self._decisions, self._offsets, self._ends):
             await reader.stop()
 

@@ -36,9 +36,21 @@ METER_POINTS = (
     "meter.state_written",  # the changelog has the state and its fence; no record is acknowledged
     "meter.acknowledged",  # records are acknowledged; their offset is not committed
 )
-SINK_POINTS: tuple[str, ...] = ()
+SINK_POINTS = (
+    "sink.intent_recorded",  # the batch is noted; nothing of it is inserted
+    "sink.between_months",  # some of the batch's months are inserted
+    "sink.inserted",  # all of the batch is inserted; its offset is not committed
+    "sink.committed",  # the batch is done
+    "sink.repaired",  # a repair has changed the tables; nobody was told
+)
 ENFORCER_POINTS: tuple[str, ...] = ()
-POINTS = frozenset(INGRESS_POINTS + METER_POINTS + SINK_POINTS + ENFORCER_POINTS)
+POSTING_POINTS = (
+    "enforcer.posting_announced",  # the audit chain has a posting of corrections; none of them is written
+    "enforcer.correction_written",  # a record of corrections is on the log; others of the posting are not
+    "enforcer.posting_closed",  # all records of a posting are on the log; the audit chain does not say so
+)
+"""Reached only while corrections of costs are posted."""
+POINTS = frozenset(INGRESS_POINTS + METER_POINTS + SINK_POINTS + ENFORCER_POINTS + POSTING_POINTS)
 """All places, each `process.what_has_just_happened`."""
 
 

@@ -11,6 +11,8 @@ from schemas.audit import FIRST, AuditEntry, broken_link
 from schemas.keys import VirtualKey
 from schemas.policy import PolicyRecord
 
+POSTING_BEGUN, POSTING_ENDED = "adjustments.begin", "adjustments.end"
+"""Actions of postings of corrections."""
 KEPT_ENTRIES = 1_000
 """The newest entries that are held to be shown; the topic has all."""
 
@@ -27,6 +29,8 @@ class Chain:
         self.recent: deque[AuditEntry] = deque(maxlen=KEPT_ENTRIES)
         self.overrides: dict[str, str] = {}
         """Subject → last action, of increases and freezes."""
+        self.last_posting = 0
+        """Number of the last entry that announced corrections of costs; 0 before the first."""
         self._seen: set[tuple[str, str]] = set()
 
     def append(self, entry: AuditEntry) -> None:
@@ -36,6 +40,8 @@ class Chain:
             self.broken_at = entry.number
         self.number, self.hash = entry.number, entry.hash
         self.recent.append(entry)
+        if entry.action == POSTING_BEGUN:
+            self.last_posting = entry.number
         if is_override(entry.subject):
             self.overrides[entry.subject] = entry.action
         else:
