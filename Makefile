@@ -131,6 +131,10 @@ test-e2e: install ## The whole stack
 test-bound: install ## Check with bursts and faults that no limit leaks (options: make test-bound ARGS="--short --seed 7")
 	@$(BIN)/python -m tests.bound $(ARGS)
 
+.PHONY: test-faults
+test-faults: install ## Kill, freeze and cut off everything, and compare all ledgers (RUNS=30 SEED=1; ARGS=--help)
+	@$(BIN)/python -m tests.faults $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: bench
 bench: install ## Measure; prints a table and writes .reports/bench.json
 	@mkdir -p .reports

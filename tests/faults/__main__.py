@@ -1,0 +1,150 @@
+"""`make test-faults`: every token is counted once, whatever is killed, frozen or cut off while clients go on.
+
+Each schedule, made from its seed alone, lets clients ask a deployment of real processes (Apache Kafka, ClickHouse's
+engine, ingress, meter, sink, enforcer), does one fault or two to it, lets everything come back, and compares what the
+provider has written down, what clients hold, the meter's ledger, the history's rows and its rollups: sets of ids and
+integer sums have to be equal. One deployment serves all schedules, until one fails. Writes .reports/faults.json, and
+keeps logs of schedules that failed in .reports/faults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from tests.faults import report
+from tests.faults.deployment import ROOT, Deployment
+from tests.faults.schedule import Schedule, deck, make
+from tests.faults.session import Result, Session
+
+REPORT = ROOT / ".reports" / "faults.json"
+KEPT = REPORT.with_suffix("")
+_console = Console(stderr=True, soft_wrap=True, highlight=False)
+_EXAMPLES = """examples:
+  make test-faults                        30 schedules, seeds 1 to 30
+  make test-faults RUNS=300 SEED=1000     300 others
+  make test-faults RUNS=1 SEED=17         the schedule of seed 17 alone: what failed can be had again
+  make test-faults ARGS="--only meter"    of the seeds 1 to 30, those whose faults have `meter` in their names
+  make test-faults ARGS=--list            what the seeds would do, and nothing else
+"""
+
+
+def _say(line: str) -> None:
+    _console.print(line, markup=False)
+
+
+async def run_all(schedules: list[Schedule], began: float) -> list[Result]:
+    """Do all schedules, on one deployment for as long as nothing is wrong with it."""
+    results: list[Result] = []
+    while len(results) < len(schedules):
+        with tempfile.TemporaryDirectory(prefix="tollway-faults-", ignore_cleanup_errors=True) as name:
+            place = Path(name)
+            deployment = Deployment(place, _say)
+            try:
+                await deployment.start()
+                _say(f"[{time.monotonic() - began:4.0f} s] the deployment is ready")
+                failed = await _on(Session(deployment), schedules, results, began)
+                if failed is None:
+                    _say(f"[{time.monotonic() - began:4.0f} s] {await _verified(deployment)}")
+            except BaseException:
+                _keep(place, "last")
+                raise
+            finally:
+                await deployment.stop()
+            if failed is not None:
+                _keep(place, str(failed))
+    return results
+
+
+async def _on(session: Session, schedules: list[Schedule], results: list[Result], began: float) -> int | None:
+    """Do the schedules that are left until one fails; return its seed, None if all are done."""
+    for schedule in schedules[len(results) :]:
+        result = await session.run(schedule)
+        results.append(result)
+        _say(f"[{time.monotonic() - began:4.0f} s] {report.progress(result, len(results), len(schedules))}")
+        for line in report.problems(result):
+            _say(f"    {line}")
+        if not result.findings.is_clean:
+            return schedule.seed
+    return None
+
+
+async def _verified(deployment: Deployment) -> str:
+    """Return what `tollway verify` says at the end; RuntimeError if it finds what we did not."""
+    command = [sys.executable, "-m", "deploy.cli", "verify", "--state", str(deployment.layout.state.root)]
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, errors = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"tollway verify ended with {process.returncode}: {(out + errors).decode()[-2000:]}")
+    return f"tollway verify: {out.decode().strip().splitlines()[-1]}"
+
+
+def _keep(place: Path, name: str) -> None:
+    """Keep what the processes wrote and the provider saw, for who wants to know why."""
+    kept = KEPT / name
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    for file in (*place.glob("state/logs/*"), *place.glob("state/broker/*.log"), *place.glob("*.jsonl")):
+        shutil.copyfile(file, kept / file.name)
+    if (place / "state" / "ingress").exists():
+        shutil.copytree(place / "state" / "ingress", kept / "ingress")
+    _say(f"    logs are in {kept.relative_to(ROOT)}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make test-faults", description=__doc__, epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--runs", type=int, default=30, metavar="N", help="schedules (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the first schedule; the next has "
+                        "the next one (default %(default)s)")  # fmt: skip
+    parser.add_argument("--only", default="", metavar="TEXT", help="schedules with TEXT in the names of their faults")
+    parser.add_argument("--list", action="store_true", help="print what the schedules would do, and end")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run what the command line asks for; 1 if anything was lost, counted twice or wrong."""
+    options = _options()
+    schedules = [make(seed) for seed in range(options.seed, options.seed + options.runs)]
+    schedules = [schedule for schedule in schedules if options.only in schedule.name]
+    if options.list or not schedules:
+        for schedule in schedules:
+            print(f"seed {schedule.seed}: {schedule.name}")
+        if not schedules:
+            names = sorted({f"{kind}/{point or role}" for kind, role, point in deck()})
+            _say(f"no schedule of these seeds has {options.only!r} in its name; faults are: {', '.join(names)}")
+        return 0 if schedules else 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing of ours outlives it
+    began = time.monotonic()
+    _say(f"{len(schedules)} schedules, seeds {schedules[0].seed} to {schedules[-1].seed}")
+    results = uvloop.run(run_all(schedules, began))
+    found = report.report(results, options.seed, time.monotonic() - began)
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(found, indent=2) + "\n")
+    Console(width=120 if not _console.is_terminal else None).print(report.table(results))
+    bad = found["lost"] + found["doubled"] + found["wrong"] + len(found["not_reached"])
+    if found["not_reached"]:
+        _say(f"FAILED: places that were never reached: {', '.join(found['not_reached'])}")
+    print(
+        f"faults: {found['runs']} schedules, {found['kills']} kills, {found['events']} events: {found['lost']} lost, "
+        f"{found['doubled']} doubled, {found['wrong']} wrong; recovery {found['recovery_s']}; {found['seconds']} s"
+    )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

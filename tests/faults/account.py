@@ -1,0 +1,192 @@
+"""What a schedule amounts to: which requests were lost or counted twice, and which were booked wrongly. Pure.
+
+Three books of the same requests: what clients hold (receipts), what the provider has on its medium (served), and the
+history's rows (events). A receipt with an id names its event. A request without an answer has the one event under its
+key that no receipt names; so every key has at most one such request, which is what clients see to.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tests.faults.clients import Receipt
+from tests.faults.scenario import nanos_of
+from tests.faults.upstream import Served
+
+FIELDS = ("events", "requests", "input_tokens", "output_tokens", "cost_nanos", "unpriced", "charge_nanos")
+"""The integer sums by which ledgers are compared."""
+Sums = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One row of the history. Counts are tokens."""
+
+    id: str
+    key: str
+    org: str
+    kind: str
+    stands_for: int
+    status: str
+    source: str
+    input: int
+    cached: int
+    output: int
+    cost_nanos: int | None
+    charge_requests: int
+    charge_tokens: int
+    charge_nanos: int
+
+    def sums(self) -> dict[str, int]:
+        """Return what it adds to a ledger."""
+        unpriced = self.stands_for if self.cost_nanos is None else 0
+        values = (
+            self.stands_for, self.charge_requests, self.input, self.output, self.cost_nanos or 0, unpriced,
+            self.charge_nanos,
+        )  # fmt: skip
+        return dict(zip(FIELDS, values, strict=True))
+
+
+@dataclass
+class Findings:
+    """What is wrong after a schedule; nothing, if all three are empty."""
+
+    lost: list[str] = field(default_factory=list)
+    """Nonces without an event, and why they should have one."""
+    doubled: list[str] = field(default_factory=list)
+    """Nonces or events that were counted more than once, or out of nothing."""
+    wrong: list[str] = field(default_factory=list)
+    """Events that do not say what client and provider know."""
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.lost or self.doubled or self.wrong)
+
+
+def examine(receipts: Sequence[Receipt], served: Iterable[Served], events: Sequence[Event]) -> Findings:
+    """Return what is wrong between the books of one schedule, none of whose events were folded."""
+    found = Findings()
+    at_provider = _by_nonce(served, found)
+    by_id: dict[str, Event] = {}
+    for event in events:
+        if event.id in by_id:
+            found.doubled.append(f"event {event.id} is there twice")
+        by_id[event.id] = event
+    named = {receipt.event_id for receipt in receipts if receipt.event_id}
+    spare: dict[str, list[Event]] = defaultdict(list)
+    for event in by_id.values():
+        if event.id not in named:
+            spare[event.key].append(event)
+    for receipt in receipts:
+        event_or_none = by_id.get(receipt.event_id) if receipt.event_id else _spare(spare, receipt.key)
+        _examine_one(receipt, at_provider.get(receipt.nonce), event_or_none, found)
+    for key, left in spare.items():
+        found.doubled += [f"event {event.id} ({event.status}) of {key} is of no request" for event in left]
+    return found
+
+
+def _by_nonce(served: Iterable[Served], found: Findings) -> dict[str, Served]:
+    known: dict[str, Served] = {}
+    for each in served:
+        if each.nonce in known:
+            found.wrong.append(f"{each.nonce}: the provider was asked twice")
+        known[each.nonce] = each
+    return known
+
+
+def _spare(spare: dict[str, list[Event]], key: str) -> Event | None:
+    return spare[key].pop() if spare[key] else None
+
+
+def _examine_one(receipt: Receipt, served: Served | None, event: Event | None, found: Findings) -> None:
+    name = receipt.nonce
+    if event is None:
+        if receipt.event_id:
+            found.lost.append(f"{name}: the client has event {receipt.event_id}, the history has not")
+        elif served is not None:
+            found.lost.append(f"{name}: the provider was asked, and no event tells of it")
+        return
+    if event.key != receipt.key:
+        found.wrong.append(f"{name}: event {event.id} is of key {event.key}, not {receipt.key}")
+    said = (event.input, event.cached, event.output)
+    if receipt.is_whole and receipt.usage is not None and receipt.usage != said:
+        found.wrong.append(f"{name}: the client was told {receipt.usage}, the event says {said} ({event.source})")
+    if receipt.is_whole and receipt.cost_nanos is not None and receipt.cost_nanos != event.cost_nanos:
+        found.wrong.append(f"{name}: the client was told {receipt.cost_nanos} nanos, the event says {event.cost_nanos}")
+    if served is not None:
+        found.wrong += [f"{name}: {problem}" for problem in _problems(served, event)]
+    elif event.source == "provider":
+        found.wrong.append(f"{name}: usage of a provider that was not asked")
+
+
+def _problems(served: Served, event: Event) -> list[str]:
+    """Return where an event differs from what the provider has written down."""
+    cost = nanos_of(served.input, served.cached, served.output)
+    problems = []
+    if event.source == "provider":
+        if (event.input, event.cached, event.output) != (served.input, served.cached, served.output):
+            problems.append(f"the event says {event.input}/{event.cached}/{event.output} tokens, the provider {served}")
+        if event.cost_nanos != cost or event.charge_nanos != cost:
+            problems.append(f"costs {event.cost_nanos}, charged {event.charge_nanos}, the provider's prices say {cost}")
+    elif event.status == "unknown":
+        if event.cost_nanos is not None:
+            problems.append(f"nobody knows its cost, and the event says {event.cost_nanos}")
+        if event.charge_nanos < cost or event.charge_tokens < served.input + served.output:
+            problems.append(f"charged {event.charge_nanos} nanos, less than its cost of {cost}")
+    elif served.is_complete and served.output and not event.charge_nanos:
+        problems.append(f"the provider answered it whole, and it is charged nothing ({event.status}, {event.source})")
+    if event.charge_requests != 1:
+        problems.append(f"the provider was asked, and {event.charge_requests} requests are charged")
+    return problems
+
+
+def examine_folded(receipts: Sequence[Receipt], served: Sequence[Served], events: Sequence[Event]) -> Findings:
+    """Return what is wrong where events may have been folded: by key, in numbers and sums instead of ids."""
+    found = Findings()
+    at_provider = _by_nonce(served, found)
+    keys = {receipt.key for receipt in receipts}
+    for key in sorted(keys | {event.key for event in events}):
+        mine = [receipt for receipt in receipts if receipt.key == key]
+        counted = sum(event.stands_for for event in events if event.key == key)
+        least = sum(bool(receipt.event_id) or receipt.nonce in at_provider for receipt in mine)
+        if counted < least:
+            found.lost.append(f"{key}: {least} requests that count, {counted} counted")
+        if counted > len(mine):
+            found.doubled.append(f"{key}: {len(mine)} requests were sent, {counted} counted")
+    unfolded = {event.id: event for event in events if event.kind == "usage"}
+    for receipt in receipts:
+        if receipt.event_id in unfolded:
+            _examine_one(receipt, at_provider.get(receipt.nonce), unfolded[receipt.event_id], found)
+    told = sum(nanos_of(*receipt.usage) for receipt in receipts if receipt.is_whole and receipt.usage)
+    booked = sum(event.cost_nanos or 0 for event in events)
+    if booked < told:
+        found.lost.append(f"clients were told of {told} nanos together, {booked} are booked")
+    return found
+
+
+def add_up(events: Iterable[Event]) -> dict[str, dict[str, int]]:
+    """Return the sums of events by organisation."""
+    sums: dict[str, dict[str, int]] = {}
+    for event in events:
+        add(sums.setdefault(event.org, dict.fromkeys(FIELDS, 0)), event.sums())
+    return sums
+
+
+def add(into: dict[str, int], sums: Sums) -> None:
+    """Add sums to others."""
+    for name in FIELDS:
+        into[name] += sums.get(name, 0)
+
+
+def difference(ledgers: Mapping[str, Mapping[str, Sums]]) -> str:
+    """Return in words where ledgers (by name, of sums by account) differ first; empty if they agree."""
+    accounts = sorted({account for ledger in ledgers.values() for account in ledger})
+    for account in accounts:
+        for name in FIELDS:
+            said = {ledger: sums.get(account, {}).get(name, 0) for ledger, sums in ledgers.items()}
+            if len(set(said.values())) > 1:
+                return f"{account}: {name}: " + ", ".join(f"{ledger} {value}" for ledger, value in said.items())
+    return ""

@@ -1,0 +1,134 @@
+"""Does the faults of a schedule to the deployment, and undoes them. Each returns when the process is back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from schemas.crash_points import VARIABLE
+from tests.faults.deployment import ROLES, Deployment
+from tests.faults.schedule import Act
+
+REACHED_S = 10.0
+"""A crash point that is not reached within this time, under load, is not reached."""
+BACKLOG_S = 0.4
+"""Before a crash within a replay, acks are withheld for so long: else there would be nothing to replay."""
+KILLED_AT_ONCE = tuple(role for role in ROLES if role != "provider")
+"""What `kill-all` kills; the provider is not ours to protect."""
+
+
+@dataclass
+class Outcome:
+    """What became of one fault."""
+
+    act: Act
+    kills: int = 0
+    reached: bool = True
+    """A crash point was reached."""
+    lifted_at: float = 0.0
+    """`time.monotonic()` when the last of it was undone."""
+
+
+class Surgeon:
+    """Does faults."""
+
+    def __init__(self, deployment: Deployment, seed: int) -> None:
+        self._deployment = deployment
+        self._rng = random.Random(f"faults/{seed}")
+        self._locks = {role: asyncio.Lock() for role in deployment.processes}
+        self._kinds: dict[str, Callable[[Act, Outcome], Awaitable[None]]] = {
+            "kill": self._kill, "terminate": self._terminate, "crash": self._crash, "freeze": self._freeze,
+            "lose-acks": self._door, "cut-off": self._door, "hold": self._door, "disk-error": self._disk_error,
+            "kill-all": self._kill_all,
+        }  # fmt: skip
+
+    async def do(self, act: Act) -> Outcome:
+        """Do a fault and undo it; returns when all of it is lifted and what it ended was started again."""
+        outcome = Outcome(act)
+        async with self._one_at_a_time(act):
+            await self._kinds[act.kind](act, outcome)
+        outcome.lifted_at = time.monotonic()
+        return outcome
+
+    @contextlib.asynccontextmanager
+    async def _one_at_a_time(self, act: Act) -> AsyncIterator[None]:
+        """Let nobody else end the processes that this fault ends: their deaths could not be told apart."""
+        async with contextlib.AsyncExitStack() as stack:
+            for role in KILLED_AT_ONCE if act.role == "all" else (act.role,):
+                await stack.enter_async_context(self._locks[role])
+            yield
+
+    async def _kill(self, act: Act, outcome: Outcome) -> None:
+        await self._end(act.role, outcome)
+
+    async def _terminate(self, act: Act, outcome: Outcome) -> None:
+        process = self._deployment.processes[act.role]
+        process.terminate()
+        await process.ended(REACHED_S)
+        await process.up()
+        del outcome
+
+    async def _end(self, role: str, outcome: Outcome) -> None:
+        process = self._deployment.processes[role]
+        await process.up()
+        outcome.kills += process.kill()
+        await process.ended(REACHED_S)
+        await process.up()
+
+    async def _kill_all(self, act: Act, outcome: Outcome) -> None:
+        roles = list(KILLED_AT_ONCE)
+        self._rng.shuffle(roles)
+        await asyncio.gather(*(self._end(role, outcome) for role in roles))
+        del act
+
+    async def _crash(self, act: Act, outcome: Outcome) -> None:
+        """Start the process anew so that it kills itself at the point, and once more when it has."""
+        process = self._deployment.processes[act.role]
+        await process.up()
+        door = self._deployment.doors.get(act.role)
+        if door is not None and ".repla" in act.point:
+            door.hold()
+            await asyncio.sleep(BACKLOG_S)
+        process.next_start({VARIABLE: act.point})
+        await self._end(act.role, outcome)
+        if door is not None:
+            door.mend()
+        outcome.reached = await process.ended(REACHED_S)
+        if outcome.reached:
+            outcome.kills += 1
+            await process.up()
+        else:  # it must not be reached later, while nobody looks
+            await self._end(act.role, outcome)
+
+    async def _freeze(self, act: Act, outcome: Outcome) -> None:
+        process = self._deployment.processes[act.role]
+        await process.up()
+        process.freeze()
+        await asyncio.sleep(act.lasts_s)
+        process.thaw()
+        del outcome
+
+    async def _door(self, act: Act, outcome: Outcome) -> None:
+        door = self._deployment.doors[act.role]
+        {"lose-acks": door.lose_answers, "cut-off": door.cut, "hold": door.hold}[act.kind]()
+        await asyncio.sleep(act.lasts_s)
+        door.mend()
+        del outcome
+
+    async def _disk_error(self, act: Act, outcome: Outcome) -> None:
+        """Let the log of a replica grow by little more: its next writes fail, at any byte of a frame."""
+        process = self._deployment.processes[act.role]
+        await process.up()
+        logs = (self._deployment.layout.state.root / "ingress" / act.role / "wal").glob("*.wal")
+        largest = max((log.stat().st_size for log in logs), default=0)
+        process.limit_files(largest + self._rng.randint(1, 20_000))
+        if await process.ended(REACHED_S):
+            outcome.kills += 1
+            await process.up()
+        else:
+            outcome.reached = False
+            process.limit_files(None)

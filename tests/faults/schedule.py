@@ -1,0 +1,105 @@
+"""Which faults a schedule has, and when: a function of its seed alone. Pure.
+
+Every schedule has one fault of the deck, taken in turn, so that any run of as many schedules as the deck has cards does
+each of them; more than half have a second one from the other end of the deck, while the first may not be over.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from schemas.crash_points import ENFORCER_POINTS, INGRESS_POINTS, METER_POINTS, SINK_POINTS
+from tests.faults.scenario import REPLICAS
+
+SECOND = 0.6
+"""So many schedules have a second fault."""
+TRAFFIC_S = (0.6, 1.2)
+"""Clients go on so long before the first fault."""
+GAP_S = (0.2, 1.0)
+"""Between the first fault and the second."""
+
+KILLED = ("ingress", "meter", "history", "broker", "ingress", "meter", "history", "enforcer")
+FROZEN = ("ingress", "meter", "history", "broker")
+TERMINATED = ("ingress", "meter", "history")
+LASTS_S = {"freeze": (0.5, 2.5), "lose-acks": (0.3, 1.5), "cut-off": (0.5, 2.0), "hold": (0.5, 2.0)}
+
+OFTEN = {
+    "ingress.admission_written": 40, "ingress.terminal_written": 40, "ingress.cut_noted": 15, "ingress.produced": 15,
+    "ingress.replaying": 2, "meter.folded": 40, "meter.published": 20, "meter.state_begun": 20,
+    "meter.state_written": 3, "meter.acknowledged": 3,
+}  # fmt: skip
+"""How often a place is reached within a second or two, at most: it is crashed at one of these times. Others: once."""
+
+
+@dataclass(frozen=True)
+class Act:
+    """One fault."""
+
+    kind: str
+    role: str
+    after_s: float
+    """From the beginning of the clients' traffic."""
+    lasts_s: float = 0.0
+    point: str = ""
+    """With `crash`: where, `name:n`."""
+
+    @property
+    def name(self) -> str:
+        """Return what reports count it by: the kind, and where."""
+        if self.kind == "crash":
+            return f"crash/{self.point.partition(':')[0]}"
+        return f"{self.kind}/{self.role.partition('-')[0]}"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is done to the deployment between two rests."""
+
+    seed: int
+    acts: tuple[Act, ...]
+
+    @property
+    def name(self) -> str:
+        """Return what is done, in a line."""
+        return " + ".join(act.name for act in self.acts)
+
+
+def _role_of(point: str) -> str:
+    kind = point.partition(".")[0]
+    return {"sink": "history"}.get(kind, kind)
+
+
+def deck() -> list[tuple[str, str, str]]:
+    """Return all faults: kind, kind of process, crash point; neighbours differ in kind as far as possible."""
+    points = (*INGRESS_POINTS, *METER_POINTS, *SINK_POINTS, *ENFORCER_POINTS)
+    piles = [
+        [("crash", _role_of(point), point) for point in points],
+        [("kill", role, "") for role in KILLED],
+        [("freeze", role, "") for role in FROZEN] + [("terminate", role, "") for role in TERMINATED],
+        [(kind, "ingress", "") for kind in ("lose-acks", "cut-off", "lose-acks", "hold", "disk-error")],
+        [("kill-all", "all", "")],
+    ]
+    cards: list[tuple[float, tuple[str, str, str]]] = []
+    for offset, pile in enumerate(piles):  # each pile is spread over the whole deck
+        cards += [((number + 0.5 + offset / 100) / len(pile), card) for number, card in enumerate(pile)]
+    return [card for _, card in sorted(cards)]
+
+
+def make(seed: int) -> Schedule:
+    """Return the schedule of a seed."""
+    cards = deck()
+    rng = random.Random(f"schedule/{seed}")
+    first = _act(cards[seed % len(cards)], rng, rng.uniform(*TRAFFIC_S))
+    if rng.random() >= SECOND:
+        return Schedule(seed, (first,))
+    second = _act(cards[(seed + len(cards) // 2) % len(cards)], rng, first.after_s + rng.uniform(*GAP_S))
+    return Schedule(seed, (first, second))
+
+
+def _act(card: tuple[str, str, str], rng: random.Random, after_s: float) -> Act:
+    kind, role, point = card
+    name = f"ingress-{rng.randrange(REPLICAS) + 1}" if role == "ingress" else role
+    lasts_s = rng.uniform(*LASTS_S[kind]) if kind in LASTS_S else 0.0
+    where = f"{point}:{rng.randint(1, OFTEN.get(point, 1))}" if point else ""
+    return Act(kind, name, round(after_s, 3), round(lasts_s, 3), where)
