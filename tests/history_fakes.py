@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
+from meter.sink.core.resume import LastRow
 from meter.sink.core.watermarks import Run
 from meter.sink.feeds import Rejected
 from meter.sink.rows import Source, Table
@@ -57,9 +58,11 @@ class FakeStore:
                 self.rows_of[target] += found
         self.fate.step()
 
-    def last_offset(self, name: str, source: Source) -> int | None:
+    def last_row(self, name: str, source: Source) -> LastRow | None:
         """See `Store`."""
-        return max((row["src_offset"] for row in self._from(source)), default=None)
+        names = ("src_offset", "batch_first", "batch_last")
+        found = max((tuple(row[name] for name in names) for row in self._from(source)), default=None)
+        return None if found is None else LastRow(*found)
 
     def watermarks(self, source: Source, before: int) -> dict[Run, int]:
         """See `Store`."""

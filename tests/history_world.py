@@ -73,8 +73,8 @@ def in_thread(call: Callable[..., Any], *args: Any) -> Awaitable[Any]:
 
 def take_up(log: FakeLog, store: Store, source: Source = SOURCE) -> Resume:
     """Find out where to go on, as the worker does."""
-    table_last = store.last_offset(USAGE_TABLE, source)
-    found = resume(Found(log.committed, Mark.decode(log.metadata), table_last, 0, len(log.values)))
+    row = store.last_row(USAGE_TABLE, source)
+    found = resume(Found(log.committed, Mark.decode(log.metadata), row, 0, len(log.values)))
     if found.watermarks.complete:
         return found
     known = store.watermarks(source, found.position)

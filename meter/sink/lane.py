@@ -26,6 +26,7 @@ from meter.sink.core.resume import Resume
 from meter.sink.feeds import AnyFeed, Converted, Rejected
 from meter.sink.rows import Source
 from meter.sink.store import Store
+from schemas.crash_points import crash_here
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
@@ -139,11 +140,13 @@ class Lane:
         if converted.tables.rows:
             if not resent:
                 await self._log.commit(self.source, cut.first, Mark(cut.last, self.watermarks).encode())
+                crash_here("sink.intent_recorded")
             await self._insert(cut, converted)
         skipped = [rejected for rejected in self._skipped if rejected.offset <= cut.last]
         for rejected in (*skipped, *converted.rejected):
             await self._log.set_aside(self.source, rejected)
         await self._log.commit(self.source, cut.last + 1, Mark(None, after).encode())
+        crash_here("sink.committed")
         del self._skipped[: len(skipped)]
         self.watermarks = after
         self.committed = cut.last + 1
@@ -153,8 +156,12 @@ class Lane:
         return True
 
     async def _insert(self, cut: Range[Any], converted: Converted) -> None:
-        for month, table in sorted(converted.tables.by_month.items()):
+        tables = converted.tables.of_batch(cut.first, cut.last).by_month
+        for number, (month, table) in enumerate(sorted(tables.items())):
+            if number:
+                crash_here("sink.between_months")
             await self._insert_one(table, token(self.source, cut, month))
+        crash_here("sink.inserted")
 
     async def _insert_one(self, table: Any, of_table: str) -> None:
         loop = asyncio.get_running_loop()

@@ -25,6 +25,8 @@ from schemas.errors import TransportError
 SESSION_MS = 10_000
 HEARTBEAT_MS = 3_000
 MAX_PARTITION_FETCH_BYTES = 4 << 20
+LOOK_MS = 5_000
+"""A record that is looked at by itself comes within this time."""
 
 _log = structlog.get_logger("history")
 
@@ -129,6 +131,20 @@ class KafkaLog:
             self._consumer.beginning_offsets(partitions), self._consumer.end_offsets(partitions)
         )
         return {partition: (start[partition], end[partition]) for partition in partitions}
+
+    async def logged_ms(self, partition: TopicPartition, offset: int) -> int | None:
+        """Return the broker's time of the record at `offset`; None if there is none, or it does not come soon."""
+        # Apart from the group's consumer, whose fetches of other partitions go on.
+        reader = AIOKafkaConsumer(client_id=self._instance, fetch_max_wait_ms=250, **self._connection.client_options())
+        try:
+            await reader.start()
+            reader.assign([partition])
+            reader.seek(partition, offset)
+            found = await reader.getmany(partition, timeout_ms=LOOK_MS, max_records=1)
+        finally:
+            await reader.stop()
+        messages = found.get(partition) or []
+        return int(messages[0].timestamp) if messages and messages[0].offset == offset else None
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read on from `offset`; LaneLost if the partition is not ours any more."""

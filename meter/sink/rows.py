@@ -58,6 +58,11 @@ class Tables:
     unstorable: list[tuple[int, str]]
     """Rows that no table can hold: place in the batch and reason."""
 
+    def of_batch(self, first: int, last: int) -> Tables:
+        """Return the same with the batch's range in every row: if the group forgets it, the rows know."""
+        return Tables({month: _with_batch(table, first, last) for month, table in self.by_month.items()},
+                      self.unstorable)  # fmt: skip
+
     @property
     def rows(self) -> int:
         """Rows in all tables."""
@@ -249,6 +254,12 @@ def _row_keys(encoded: bytes) -> list[str]:
         return decode_rows(encoded)
     except DecodeError:
         return []
+
+
+def _with_batch(table: Table, first: int, last: int) -> Table:
+    for name, offset in (("batch_first", first), ("batch_last", last)):
+        table = table.append_column(name, pa.repeat(pa.scalar(offset, pa.int64()), table.num_rows))
+    return table
 
 
 def _unix32(seconds: int) -> int:

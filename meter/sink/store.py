@@ -16,6 +16,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
 from meter.sink import migrate
 from meter.sink.core.errors import BadQuery, StoreUnavailable
+from meter.sink.core.resume import LastRow
 from meter.sink.core.statement import refusal
 from meter.sink.core.watermarks import Run
 from meter.sink.rows import USAGE_TABLE, Source, Table
@@ -64,8 +65,8 @@ class Store(Protocol):
         After StoreUnavailable nothing, a part or all may be there; the same call again completes it.
         """
 
-    def last_offset(self, name: str, source: Source) -> int | None:
-        """Return the highest offset of rows in the table `name` from `source`; None without any."""
+    def last_row(self, name: str, source: Source) -> LastRow | None:
+        """Return the row with the highest offset in the table `name` from `source`; None without any."""
 
     def watermarks(self, source: Source, before: int) -> dict[Run, int]:
         """Return the highest `seq` of every run among usage rows from `source` below the offset `before`."""
@@ -129,15 +130,15 @@ class ClickHouse:
         with unavailable("insert"), self._writers.use() as client:
             client.insert_arrow(name, table, settings=settings)
 
-    def last_offset(self, name: str, source: Source) -> int | None:
+    def last_row(self, name: str, source: Source) -> LastRow | None:
         """See `Store`."""
         found = self.rows(
-            f"SELECT count(), max(src_offset) FROM {name} WHERE src_log = {{log:String}}"  # noqa: S608 - our own names
-            " AND src_topic = {topic:String} AND src_partition = {partition:Int32}",
+            "SELECT src_offset, batch_first, batch_last, toUnixTimestamp64Milli(logged_at)"  # noqa: S608 - our own names
+            f" FROM {name} WHERE src_log = {{log:String}} AND src_topic = {{topic:String}}"
+            " AND src_partition = {partition:Int32} ORDER BY src_offset DESC LIMIT 1",
             {"log": source.log, "topic": source.topic, "partition": source.partition},
         )
-        count, last = found[0]
-        return int(last) if count else None
+        return LastRow(*(int(value) for value in found[0])) if found else None
 
     def watermarks(self, source: Source, before: int) -> dict[Run, int]:
         """See `Store`."""

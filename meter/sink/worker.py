@@ -15,7 +15,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from meter.sink.core.mark import Mark
-from meter.sink.core.resume import Found, LogMismatch, Resume, resume
+from meter.sink.core.resume import Found, LogMismatch, Resume, check_same_log, resume
 from meter.sink.feeds import AnyFeed, DecisionsFeed, Rejected, UsageFeed
 from meter.sink.lane import Counts, Lane, LaneLost, Limits
 from meter.sink.log import KafkaLog, Message
@@ -211,9 +211,11 @@ class Worker:
         is_usage = tp.topic == self._usage
         feed: AnyFeed = UsageFeed(source) if is_usage else DecisionsFeed(source)
         committed, metadata = await self._log.committed(tp)
-        table_last = await asyncio.to_thread(self._store.last_offset, feed.table, source)
+        row = await asyncio.to_thread(self._store.last_row, feed.table, source)
         try:
-            found = resume(Found(committed, Mark.decode(metadata), table_last, start, end))
+            found = resume(Found(committed, Mark.decode(metadata), row, start, end))
+            if row is not None and start <= row.offset < end:
+                check_same_log(row, await self._log.logged_ms(tp, row.offset))
         except LogMismatch as error:
             raise LogMismatch(f"{tp.topic}/{tp.partition}: {error}") from error
         if is_usage and not found.watermarks.complete:

@@ -20,6 +20,7 @@ from meter.sink.core import avoided, ledger, report
 from meter.sink.core.buffer import Entry
 from meter.sink.core.errors import BadQuery, StoreUnavailable
 from meter.sink.core.records import PlacedEvent, place
+from meter.sink.core.resume import LastRow
 from meter.sink.engines import embedded
 from meter.sink.rows import DECISIONS_TABLE, USAGE_TABLE, DecisionRows, Source, UsageRows
 from meter.sink.store import ClickHouse
@@ -43,8 +44,14 @@ def insert(store: ClickHouse, events: list[UsageEvent], token: str = "t", offset
     placed = [PlacedEvent(event, "ingress-1", 1, seq, offset, number, NOW_MS) for number, event in enumerate(events)]
     tables = UsageRows(SOURCE).tables(placed)
     assert not tables.unstorable
-    for month, table in tables.by_month.items():
+    for month, table in tables.of_batch(offset, offset).by_month.items():
         store.insert(USAGE_TABLE, table, f"{token}/{month}")
+
+
+def last_offset(store: ClickHouse, source: Source = SOURCE) -> int | None:
+    """Return the highest offset of a row from a partition."""
+    row = store.last_row(USAGE_TABLE, source)
+    return None if row is None else row.offset
 
 
 def counts(store: ClickHouse) -> tuple[int, int, int]:
@@ -191,12 +198,13 @@ def test_a_batch_that_was_cut_short_is_completed(store: ClickHouse) -> None:
 
 def test_position_and_watermarks_are_those_of_the_rows(store: ClickHouse) -> None:
     """The table tells the last offset of a partition, and the last record of each run below an offset."""
-    assert store.last_offset(USAGE_TABLE, SOURCE) is None
+    assert last_offset(store) is None
     insert(store, [an_event()], "a", offset=5, seq=3)
     insert(store, [an_event()], "b", offset=9, seq=4)
-    assert store.last_offset(USAGE_TABLE, SOURCE) == 9
-    assert store.last_offset(USAGE_TABLE, replace(SOURCE, partition=3)) is None
-    assert store.last_offset(USAGE_TABLE, replace(SOURCE, log="another")) is None
+    assert last_offset(store) == 9
+    assert last_offset(store, replace(SOURCE, partition=3)) is None
+    assert last_offset(store, replace(SOURCE, log="another")) is None
+    assert store.last_row(USAGE_TABLE, SOURCE) == LastRow(9, 9, 9, NOW_MS)
     assert store.watermarks(SOURCE, before=10) == {("ingress-1", 1): 4}
     assert store.watermarks(SOURCE, before=9) == {("ingress-1", 1): 3}
     assert store.watermarks(SOURCE, before=5) == {}
@@ -395,8 +403,8 @@ def test_arrow_tables_have_the_columns_of_the_schema(store: ClickHouse) -> None:
     """Every column that is not computed by the engine is given by the sink where an event has something to say."""
     event = an_event(usage=TokenUsage(image_input=1), detail=Detail())
     for table, made in (
-        (USAGE_TABLE, UsageRows(SOURCE).tables([PlacedEvent(event, "i", 1, 1, 0, 0, NOW_MS)])),
-        (DECISIONS_TABLE, DecisionRows(SOURCE).tables(place([Entry(0, NOW_MS, [a_decision()], 1)]))),
+        (USAGE_TABLE, UsageRows(SOURCE).tables([PlacedEvent(event, "i", 1, 1, 0, 0, NOW_MS)]).of_batch(0, 0)),
+        (DECISIONS_TABLE, DecisionRows(SOURCE).tables(place([Entry(0, NOW_MS, [a_decision()], 1)])).of_batch(0, 0)),
     ):
         described = store.rows(f"DESCRIBE TABLE {table}")
         columns = {name for name, _, kind, *_ in described if not kind or (kind == "DEFAULT" and name != "ingested_at")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from decimal import Decimal
 
 import hypothesis.strategies as st
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 
 from meter.sink.core.mark import MAX_BYTES, Mark
 from meter.sink.core.watermarks import Judgement, Watermark, Watermarks
-from schemas.codec import encode_record
-from schemas.usage import Evict
+from schemas.codec import decode_record, encode_record
+from schemas.errors import DecodeError
+from schemas.usage import Batch, Evict
 from tests.history_builders import MONTH_END_MS, an_event
 from tests.history_fakes import TABLES, FakeLog, FakeStore, Fate, Killed
 from tests.history_world import RUNS, Script, live, take_up
@@ -118,6 +120,41 @@ def test_without_its_mark_the_sink_goes_on_after_what_the_table_holds(script: Sc
     before = {name: store.ids(name) for name in TABLES}
     lead(log, store, Fate(), [400], max_rows)
     assert {name: store.ids(name) for name in TABLES} == before
+
+
+@settings(max_examples=100)
+@given(scripts(), st.integers(1, 14), st.integers(1, 6), st.sampled_from((None, 0)))
+def test_a_batch_that_was_cut_short_is_completed_though_the_group_is_lost(
+    script: Script, killed_at: int, max_rows: int, committed: int | None
+) -> None:
+    """Killed within a batch, and its group's offsets lost or set back: the rows know which batch to complete."""
+    script.values = in_order(script)
+    log, store = FakeLog(), FakeStore()
+    log.values = script.values
+    with contextlib.suppress(Killed):
+        lead(log, store, Fate(killed_at), [400], max_rows)
+    log.committed, log.metadata = committed, ""
+    lead(log, store, Fate(), [900], max_rows + 1)
+    assert_exact(script, store)
+
+
+def in_order(script: Script) -> list[bytes]:
+    """Return the log of a script without records that are held back: only marks tell those that come with them."""
+    watermarks, kept = Watermarks(complete=True), []
+    for value in script.values:
+        record = a_record(value)
+        if record is None or watermarks.judge((record.instance, record.epoch), record.seq) is not Judgement.GAP:
+            kept.append(value)
+    return kept
+
+
+def a_record(value: bytes) -> Batch | None:
+    """Return the batch in a record of the log; None if it is something else."""
+    try:
+        found = decode_record(value)
+    except DecodeError:
+        return None
+    return found if isinstance(found, Batch) else None
 
 
 @settings(max_examples=60)
