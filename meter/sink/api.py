@@ -24,6 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, SecretStr
 from starlette.exceptions import HTTPException
 
+from meter.sink import cost_routes
 from meter.sink.core import avoided, ledger, report, usage_pages
 from meter.sink.core.errors import BadQuery, StoreUnavailable
 from meter.sink.store import Store
@@ -88,6 +89,7 @@ def application(history: History, token: SecretStr) -> FastAPI:
     _queries(guarded, history)
     _reports(guarded, history)
     _accounts(guarded, history)
+    cost_routes.add(guarded, lambda: history.store, lambda path: _asking(history, path), _faulty)
     app.include_router(guarded)
     return app
 

@@ -28,17 +28,22 @@ _TOKENS = f"{_INPUT} + e.tokens_output + e.tokens_reasoning + e.tokens_audio_out
 _SUM = "e.kind = 'adjustment' AND e.corrects_id = toUUID('00000000-0000-0000-0000-000000000000')"
 _MIDNIGHT = "toUnixTimestamp64Milli(toDateTime64(toDate(e.occurred_at, 'UTC'), 3, 'UTC'))"
 _BEGINS = f"toUnixTimestamp64Milli(e.occurred_at) - {_MIDNIGHT}"
+_SPAN = (
+    "e.provider = {provider:String} AND e.occurred_at >= toDateTime64({since:String}, 3, 'UTC')"
+    " AND e.occurred_at < toDateTime64({until:String}, 3, 'UTC')"
+)
+_UNPRICED = (
+    "e.cost_usd IS NULL AND e.usage_source != 'unknown' AND e.id NOT IN (SELECT e.corrects_id FROM usage_events AS e"
+    f" WHERE {_SPAN} AND e.kind = 'adjustment' AND has(e.flags, 'first_price'))"
+)  # noqa: S608 - our own names; values are bound
 _COST = "ifNull(e.cost_usd, toDecimal64(0, 9))"
 MEASURES = {
     "events": f"toInt64(sumIf(e.stands_for, NOT ({_SUM}) AND e.kind != 'adjustment'))",
     "tokens": f"sum({_TOKENS})",
     "cost_nanos": _NANOS.format(f"sumIf({_COST}, NOT ({_SUM}))"),
     "invoiced_nanos": _NANOS.format(f"sumIf({_COST}, {_SUM})"),
-    "unpriced_events": (
-        "toInt64(sumIf(e.stands_for, e.cost_usd IS NULL)"
-        " - sumIf(e.stands_for, e.kind = 'adjustment' AND has(e.flags, 'first_price')))"
-    ),
-    "unpriced_tokens": f"sumIf({_TOKENS}, e.cost_usd IS NULL)",
+    "unpriced_events": f"toInt64(sumIf(e.stands_for, {_UNPRICED}))",
+    "unpriced_tokens": f"sumIf({_TOKENS}, {_UNPRICED})",
     "estimated_events": "toInt64(sumIf(e.stands_for, e.usage_source = 'estimated'))",
     "estimated_nanos": _NANOS.format(f"sumIf({_COST}, e.usage_source = 'estimated')"),
     "unknown_events": "toInt64(sumIf(e.stands_for, e.usage_source = 'unknown'))",
@@ -87,9 +92,7 @@ class DayCosts:
                 argMaxIf(arrayFilter(key -> splitByChar('/', key)[2] = 'cost', e.row_keys), {place}, {real}) AS keys,
                 {_NANOS.format(f"maxIf({_COST}, {real})")} AS largest
             FROM usage_events AS e FINAL
-            WHERE e.provider = {{provider:String}}
-                AND e.occurred_at >= toDateTime64({{since:String}}, 3, 'UTC')
-                AND e.occurred_at < toDateTime64({{until:String}}, 3, 'UTC')
+            WHERE {_SPAN}
             GROUP BY day, by_model, {names}
             ORDER BY day, by_model, {names}
             SETTINGS output_format_json_quote_64bit_integers = 0
@@ -122,10 +125,8 @@ def models(rows: Iterable[Sequence[Any]]) -> list[dict[str, str]]:
     return [{"provider": str(row[0]), "model": str(row[1]), "reported": str(row[2])} for row in rows]
 
 
-MODELS = """
+MODELS = f"""
     SELECT e.provider, e.model, e.model_reported FROM usage_events AS e
-    WHERE e.provider = {provider:String} AND e.kind != 'adjustment'
-        AND e.occurred_at >= toDateTime64({since:String}, 3, 'UTC')
-        AND e.occurred_at < toDateTime64({until:String}, 3, 'UTC')
+    WHERE {_SPAN} AND e.kind != 'adjustment'
     GROUP BY e.provider, e.model, e.model_reported ORDER BY e.model, e.model_reported
-"""
+"""  # noqa: S608 - our own names; values are bound
