@@ -1,4 +1,4 @@
-"""What the history's store promises, on the embedded engine and, where a container can run, on a server."""
+"""What the history's store promises: embedded, behind HTTP and, where a container can run, on a server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.history_builders import ACME, MONTH_END_MS, NOW_MS, a_decision, an_ev
 SOURCE = Source("cluster", "usage", 2)
 
 
-@pytest.fixture(params=["clickhouse", pytest.param("clickhouse_server", marks=pytest.mark.container)])
+@pytest.fixture(params=["clickhouse", "clickhouse_over_http", pytest.param("clickhouse_server", marks=pytest.mark.container)])
 def store(request: pytest.FixtureRequest) -> ClickHouse:
     """Return a store of each kind."""
     found: ClickHouse = request.getfixturevalue(request.param)
