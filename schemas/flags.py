@@ -33,5 +33,20 @@ ODD: dict[str, str] = {
 }
 """Of usage that a provider reported, with what was made of it."""
 
-FLAGS: dict[str, str] = {**ODD}
+DRAINED = "drained"
+DRAIN_CUT = "drain_cut"
+NO_ANSWER = "no_answer"
+NO_TERMINATOR = "no_terminator"
+COUNTED = "counted"
+
+READ: dict[str, str] = {
+    DRAINED: "The client had hung up: the answer was read to its end without it.",
+    DRAIN_CUT: "The client had hung up: the answer was read on, and given up before its end.",
+    NO_ANSWER: "The provider had the request and did not begin to answer: whether it bills it is not known.",
+    NO_TERMINATOR: "The stream ended without the event that ends streams, but after its usage.",
+    COUNTED: "The provider tells no usage of this operation: what it bills was counted in the request.",
+}
+"""Of how an answer was read."""
+
+FLAGS: dict[str, str] = {**ODD, **READ}
 """Every flag with its meaning."""

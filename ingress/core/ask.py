@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ingress.core.expected import Expected
 from ingress.core.strict_json import InputError
 
 MAX_ASKED_TOKENS = 10**9
@@ -23,6 +24,10 @@ class Ask(msgspec.Struct, frozen=True):
     choices: int = 1
     usage_wanted: bool = True
     """False for a stream of which the client did not ask the usage."""
+    is_free: bool = False
+    """Providers bill nothing for it: nothing is reserved but the request itself."""
+    expected: Expected | None = None
+    """What it may come to, where its body does not say it in text; None for text."""
 
 
 def text_field(fields: dict[str, Any], name: str) -> str:

@@ -1,0 +1,84 @@
+"""What a request may come to whose body does not say it in text: images, audio, files. At most, and probably.
+
+The reader of an operation says both when it reads the request. The first is reserved; the second is charged where the
+provider says nothing, and marked as an estimate. What is counted in the request itself, as characters that are to be
+spoken, is no estimate: the provider bills just that and tells nothing of it, and the flag `counted` says so.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ingress.core.reported import Reported
+from schemas.flags import COUNTED
+from schemas.money import FEMTOS_PER_NANO, Price, Rates, cost_nanos
+from schemas.tokens import NO_TOKENS, TokenUsage
+from schemas.usage import UsageSource
+
+PROVIDER, ESTIMATED, NONE = UsageSource.PROVIDER.value, UsageSource.ESTIMATED.value, UsageSource.NONE.value
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """Tokens and units of one request. A model is billed by the one or by the other; its price tells which."""
+
+    most: TokenUsage = NO_TOKENS
+    likely: TokenUsage = NO_TOKENS
+    most_units: dict[str, int] = {}
+    likely_units: dict[str, int] = {}
+    is_counted: bool = False
+    """The units are what is billed, not an estimate of it."""
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether providers bill nothing for it."""
+        return not self.most.total and not self.most_units
+
+
+NOTHING = Expected()
+
+
+def is_by_units(price: Price | None, units: dict[str, int]) -> bool:
+    """Tell whether a price is by one of `units`; where it is, tokens cost nothing or are not told."""
+    return price is not None and any(name in price.units for name in units)
+
+
+def charged(reported: Reported, expected: Expected, price: Price | None) -> tuple[TokenUsage, str, Reported]:
+    """Return the usage of an answer whose provider told no tokens, where it is from, and the report that says so.
+
+    Args:
+        reported: units that the answer shows, if it shows any.
+        expected: of the request.
+        price: of the model; None if it has none.
+    """
+    if expected.is_nothing:
+        return NO_TOKENS, NONE, reported
+    if price is not None and not is_by_units(price, expected.most_units):
+        # Billed by tokens, which nobody told: what the answer shows of units is not billed.
+        return expected.likely, ESTIMATED, msgspec.structs.replace(reported, usage=None, units={})
+    if reported.units:
+        return NO_TOKENS, PROVIDER, reported
+    units = expected.likely_units
+    if expected.is_counted:
+        flags = (*reported.flags, COUNTED)
+        return NO_TOKENS, PROVIDER, msgspec.structs.replace(reported, units=units, flags=flags)
+    return NO_TOKENS if price is not None else expected.likely, ESTIMATED, msgspec.structs.replace(
+        reported, units=units
+    )  # fmt: skip
+
+
+def most_nanos(price: Price, expected: Expected) -> int:
+    """Return what a request may cost at most, in nano-USD, rounded up; each token in its class's dearest tier."""
+    femtos = max((_femtos(rates, expected.most) for rates in price.tiers), default=0)
+    known = {name: count for name, count in expected.most_units.items() if name in price.units}
+    in_units = cost_nanos(price, NO_TOKENS, known) + 1 if known else price.request_nanos
+    return -(-femtos // FEMTOS_PER_NANO) + in_units
+
+
+def _femtos(rates: Rates, usage: TokenUsage) -> int:
+    image_input = rates.input if rates.image_input < 0 else rates.image_input
+    image_output = rates.output if rates.image_output < 0 else rates.image_output
+    return (
+        usage.input * rates.input + usage.output * rates.output + usage.audio_input * rates.audio_input
+        + usage.audio_output * rates.audio_output + usage.image_input * image_input
+        + usage.image_output * image_output
+    )  # fmt: skip
