@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,6 +28,11 @@ class Operation(msgspec.Struct, frozen=True):
     open_stream: Callable[[bool], EventReader]
     """Takes whether a usage that only Tollway asked for is to be hidden."""
     has_output: bool = True
+    takes: Literal["json", "form", "either", "anything"] = "json"
+    """Bodies: a JSON object, a form, one of both, or whatever there is, which is passed on unread."""
+    method: bytes = b"POST"
+    is_raw: bool = False
+    """Answers that are neither JSON nor events are passed on as they come, unread."""
 
 
 def _open_messages(hides_usage: bool) -> EventReader:
