@@ -32,10 +32,10 @@ _SPAN = (
     "e.provider = {provider:String} AND e.occurred_at >= toDateTime64({since:String}, 3, 'UTC')"
     " AND e.occurred_at < toDateTime64({until:String}, 3, 'UTC')"
 )
-_UNPRICED = (
-    "e.cost_usd IS NULL AND e.usage_source != 'unknown' AND e.id NOT IN (SELECT e.corrects_id FROM usage_events AS e"
-    f" WHERE {_SPAN} AND e.kind = 'adjustment' AND has(e.flags, 'first_price'))"
-)  # noqa: S608 - our own names; values are bound
+_FIRST_PRICED = f"""
+    SELECT e.corrects_id FROM usage_events AS e WHERE {_SPAN} AND e.kind = 'adjustment' AND has(e.flags, 'first_price')
+"""  # noqa: S608 - our own names; values are bound
+_UNPRICED = f"e.cost_usd IS NULL AND e.usage_source != 'unknown' AND e.id NOT IN ({_FIRST_PRICED})"
 _COST = "ifNull(e.cost_usd, toDecimal64(0, 9))"
 MEASURES = {
     "events": f"toInt64(sumIf(e.stands_for, NOT ({_SUM}) AND e.kind != 'adjustment'))",

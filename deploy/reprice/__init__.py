@@ -1,0 +1,1 @@
+"""Computes the cost of past usage anew, and posts the differences."""
