@@ -20,6 +20,11 @@ FEMTOS_PER_USD = 10**15
 FEMTOS_PER_USD_PER_MTOK = 1_000_000_000
 """1 USD per million tokens is 10⁻⁶ USD a token, which is 10⁹ femto-USD."""
 
+_MILLION = frozenset({"million", "1m", "mtok", "million tokens", "1m tokens", "1_000_000 tokens"})
+_RATE = re.compile(
+    r"^\s*(?:USD\s*|\$)?(?P<number>\d+(?:\.\d+)?)\s*(?:USD)?\s*(?:(?:per|/)\s*(?P<per>[\w ]*\w))?\s*$", re.IGNORECASE
+)
+_FOREIGN = re.compile(r"[€£¥₹¢₩]|\b(?!USD\b)[A-Z]{3}\b|\b(?:euros?|pounds?|yen|yuan|cents?|ct)\b|(?<=\d)c\b")
 _AMOUNT = re.compile(r"^\s*(?:USD\s*)?(?P<number>\d[\d_,]*(?:\.\d+)?)\s*(?:USD)?\s*$", re.IGNORECASE)
 
 
@@ -104,6 +109,17 @@ def unpriced_units(price: Price, units: dict[str, int]) -> tuple[str, ...]:
     return tuple(sorted(name for name, count in units.items() if count and name not in price.units))
 
 
+def completed(price: Price, reserve: Price) -> Price:
+    """Return `price` with what it does not know taken from `reserve`: tokens if it has no rates at all, and units."""
+    lacks = {unit: femtos for unit, femtos in reserve.units.items() if unit not in price.units}
+    if not lacks and price.tiers:
+        return price
+    per = {unit: count for unit, count in reserve.per.items() if unit in lacks}
+    return msgspec.structs.replace(
+        price, tiers=price.tiers or reserve.tiers, units={**price.units, **lacks}, per={**price.per, **per}
+    )
+
+
 def reserve_nanos(price: Price, usage: TokenUsage) -> int:
     """Return what to hold for an expected `usage` in nano-USD, rounded up."""
     return -(-_femtos(price, usage) // FEMTOS_PER_NANO) + price.request_nanos
@@ -157,7 +173,8 @@ def parse_usd(text: str | int) -> int:
     """Return the nano-USD of an amount such as `2_000 USD`, `12.50` or `USD 3`; ValueError says what is wrong."""
     match = _AMOUNT.match(str(text))
     if match is None:
-        raise ValueError(f"{text!r} is not an amount; write it like 2_000 USD or 12.50 USD")
+        how = "write it like 2_000 USD or 12.50 USD"
+        raise ValueError(foreign_currency(str(text), how) or f"{text!r} is not an amount; {how}")
     nanos = Decimal(match["number"].replace("_", "").replace(",", "")) * NANOS_PER_USD
     if nanos != nanos.to_integral_value():
         raise ValueError(f"{text!r} has more than nine decimals, the smallest amount is 0.000000001 USD")
@@ -166,13 +183,23 @@ def parse_usd(text: str | int) -> int:
 
 def parse_rate(text: str | int | Decimal) -> int:
     """Return the femto-USD a token of a price in USD per million tokens; ValueError says what is wrong."""
+    match = _RATE.match(str(text))
+    if match is not None and match["per"] and match["per"].lower() not in _MILLION:
+        raise ValueError(f"{text!r} is per {match['per']}; write USD per million tokens, such as 0.15")
     try:
-        femtos = Decimal(str(text)) * FEMTOS_PER_USD_PER_MTOK
+        femtos = Decimal(str(text) if match is None else match["number"]) * FEMTOS_PER_USD_PER_MTOK
     except InvalidOperation as error:
-        raise ValueError(f"{text!r} is not a price; write USD per million tokens, such as 0.15") from error
+        how = "write USD per million tokens, such as 0.15"
+        raise ValueError(foreign_currency(str(text), how) or f"{text!r} is not a price; {how}") from error
     if not femtos.is_finite() or femtos < 0 or femtos != femtos.to_integral_value():
         raise ValueError(f"{text!r} is not a price of zero or more with at most nine decimals")
     return int(femtos)
+
+
+def foreign_currency(text: str, how: str) -> str:
+    """Return what is wrong with an amount that is not in USD, and `how` to write it; empty if it names no other."""
+    found = _FOREIGN.search(text)
+    return "" if found is None else f"{text!r} is in {found[0].strip()}: amounts are in USD only; convert it, and {how}"
 
 
 def to_decimal(nanos: int) -> Decimal:

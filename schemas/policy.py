@@ -24,24 +24,32 @@ from schemas.fields import (
     ModelName,
     Name,
     PolicyProblems,
-    Rate,
     Tier,
-    Usd,
     glob_match,
     matching,
 )
 from schemas.money import Price
+from schemas.price_parts import PriceOverride
 from schemas.rules import Budget, Counted, Limit, Queue, Rule
 from schemas.schedules import Schedule
 
 __all__ = [
-    "ATTRIBUTES", "Budget", "Counted", "Failure", "KeyEntry", "Limit", "Model", "Organisation", "Policy",
-    "PolicyProblems", "PolicyRecord", "PriceOverride", "Protocol", "Provider", "Queue", "Rule", "Schedule",
+    "ATTRIBUTES", "DEFAULT_RESERVE", "Budget", "Counted", "Failure", "KeyEntry", "Limit", "Model", "Organisation",
+    "Policy", "PolicyProblems", "PolicyRecord", "PriceOverride", "Protocol", "Provider", "Queue", "Rule", "Schedule",
     "TierFailure", "TierName", "Timeouts", "attributes_of", "tier_of", "unknown_principals",
 ]  # fmt: skip
 
 Protocol = Literal["openai", "anthropic"]
 DEFAULT_TIER = 1
+DEFAULT_RESERVE = PriceOverride(
+    input=15,
+    output=75,
+    units={
+        "web_search": "0.05 USD", "file_search": "0.01 USD", "code_session": "0.10 USD", "images": "0.50 USD",
+        "audio_ms": "0.10 USD per minute", "characters": "100 USD per million", "searches": "0.01 USD",
+    },
+)  # fmt: skip
+"""More than nearly all that was published in 2026."""
 
 _HASH = re.compile(r"^sha256:[0-9a-f]{64}$")
 _CREDENTIAL = re.compile(r"^(?:env:[A-Za-z_][A-Za-z0-9_]*|file:.+|none)$")
@@ -122,29 +130,6 @@ class Provider(DocumentPart):
     """How far answers are read on."""
 
 
-class PriceOverride(DocumentPart):
-    """USD per million tokens, before any price list. What is left out costs what its plainer class costs."""
-
-    input: Rate
-    """Input tokens that are in no other class."""
-    output: Rate
-    """Output tokens that are in no other class."""
-    cache_read: Rate | None = None
-    """Input read from the prompt cache."""
-    cache_write: Rate | None = None
-    """Input written to the prompt cache for five minutes."""
-    cache_write_1h: Rate | None = None
-    """Input written to the prompt cache for an hour."""
-    reasoning: Rate | None = None
-    """Output that only the model sees."""
-    audio_input: Rate | None = None
-    """Audio heard."""
-    audio_output: Rate | None = None
-    """Audio spoken."""
-    request: Usd = 0
-    """USD a request, beside the tokens."""
-
-
 class Model(DocumentPart):
     """A model that keys may be allowed to use, by the name that clients send."""
 
@@ -201,13 +186,15 @@ class Policy(DocumentPart):
     """What replicas do while Kafka or the meter is gone."""
     max_body_bytes: int = Field(default=10 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     """Larger request bodies are refused with 413."""
-    unpriced_reserve: PriceOverride = PriceOverride(input=15_000_000_000, output=75_000_000_000)
-    """What money rows hold and book for a model without a price: USD per million tokens."""
+    unpriced_reserve: PriceOverride = DEFAULT_RESERVE
+    """What money rows hold and book for what has no price, model or unit; the cost itself stays unknown.
+    Units that are left out are held at their default."""
 
     @model_validator(mode="after")
     def _references_hold(self) -> Self:
         problems = [
-            *_rule_problems(self), *_schedule_problems(self), *_model_problems(self), *_key_problems(self)
+            *_rule_problems(self), *_schedule_problems(self), *_model_problems(self), *_key_problems(self),
+            *_reserve_problems(self.unpriced_reserve),
         ]  # fmt: skip
         if problems:
             raise PolicyProblems(problems)
@@ -299,6 +286,10 @@ def _way_remedy(policy: Policy, name: str, model: Model, next_of: Callable[[Mode
 def _protocol(policy: Policy, model: Model) -> str | None:
     provider = policy.providers.get(model.provider)
     return None if provider is None else provider.protocol
+
+
+def _reserve_problems(reserve: PriceOverride) -> list[tuple[str, Any, str]]:
+    return [] if reserve.has_tokens else [("unpriced_reserve", None, "it has no input and output; add both")]
 
 
 def _key_problems(policy: Policy) -> list[tuple[str, Any, str]]:

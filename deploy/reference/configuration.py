@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from deploy.reference.fields import field_docs
-from schemas import attempts, policy
+from schemas import attempts, policy, price_parts
 from schemas.connection import KafkaConnection
 
 PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -26,7 +26,9 @@ PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("providers.NAME.drain, models.NAME.drain", attempts.Drain),
     ("models.NAME", policy.Model),
     ("models.NAME.fallback", attempts.Fallback),
-    ("models.NAME.price, unpriced_reserve", policy.PriceOverride),
+    ("models.NAME.price, unpriced_reserve", price_parts.PriceOverride),
+    ("models.NAME.price.service_tiers.NAME", price_parts.ServiceTier),
+    ("models.NAME.price.long_context[]", price_parts.LongContext),
     ("tiers.N", policy.TierName),
     ("limits[]", policy.Limit),
     ("budgets[]", policy.Budget),
@@ -38,7 +40,7 @@ PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
 
 _WORDS = {
     "Usd": "amount (`2_000 USD`)", "Rate": "USD per million tokens", "Percent": "percent (`80%`)",
-    "Milliseconds": "duration (`30s`)", "Globs": "glob or list of globs",
+    "Milliseconds": "duration (`30s`)", "Units": "unit → price (`10 USD per 1000`)", "Globs": "glob or list of globs",
     "Ladder": "percent → action", "PeriodText": "period", "TimeOfDay": "time (`22:00`)", "Factor": "percent (`150%`)",
     "dict[Tier, Part]": "tier → percent", "Part": "percent (`5%`)",
 }  # fmt: skip

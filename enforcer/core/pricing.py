@@ -5,15 +5,14 @@ A model without a price is named, never priced at nothing. The price list is a f
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-import msgspec
-
 from schemas.money import FEMTOS_PER_USD_PER_MTOK, Price, Rates, to_decimal
 from schemas.policy import Model, Policy, PriceOverride, Provider
+from schemas.price_parts import price_of
+from schemas.unit_rates import UnitRate, unit_rate_text
 
 Quote = Callable[[Provider, str, Model], Price | None]
 """(provider, name the provider knows, model) → price; None where the list has none that can be relied on."""
@@ -41,37 +40,38 @@ def resolve(policy: Policy, quote: Quote) -> Prices:
 
 def override_price(override: PriceOverride) -> Price:
     """Return the price that a policy sets; a class left out costs what its plainer class costs."""
-
-    def rate(own: int | None, plainer: int) -> int:
-        return plainer if own is None else own
-
-    cache_write = rate(override.cache_write, override.input)
-    rates = Rates(
-        min_input_tokens=0,
-        input=override.input,
-        cache_read=rate(override.cache_read, override.input),
-        cache_write=cache_write,
-        cache_write_1h=rate(override.cache_write_1h, cache_write),
-        output=override.output,
-        reasoning=rate(override.reasoning, override.output),
-        audio_input=rate(override.audio_input, override.input),
-        audio_output=rate(override.audio_output, override.output),
-    )
-    digest = hashlib.sha256(msgspec.json.encode((rates, override.request))).hexdigest()[:12]
-    return Price("policy", f"policy:{digest}", (rates,), override.request)
+    return price_of(override, "policy")
 
 
 def describe(price: Price) -> dict[str, Any]:
-    """Return a price for people: USD per million tokens as exact text."""
-    return {
+    """Return a price for people: USD per million tokens as exact text, and units as they are written."""
+    shown: dict[str, Any] = {
         "source": price.source,
         "version": price.version,
         "request_usd": format(to_decimal(price.request_nanos), "f"),
-        "tiers": [
-            {"min_input_tokens": tier.min_input_tokens, **{name: _usd_text(getattr(tier, name)) for name in CLASSES}}
-            for tier in price.tiers
-        ],
+        "tiers": _tiers(price.tiers),
     }
+    if price.units:
+        shown["units"] = {
+            unit: unit_rate_text(unit, UnitRate(femtos, price.per.get(unit, 1))) for unit, femtos in price.units.items()
+        }
+    if price.variants:
+        shown["service_tiers"] = {tier: _tiers(rates) for tier, rates in price.variants.items()}
+    if price.least:
+        shown["least"] = price.least
+    if price.listed is not None:
+        shown["listed"] = describe(price.listed)
+    return shown
+
+
+def _tiers(tiers: tuple[Rates, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "min_input_tokens": tier.min_input_tokens,
+            **{name: _usd_text(rate) for name in CLASSES if (rate := getattr(tier, name)) >= 0},
+        }
+        for tier in tiers
+    ]
 
 
 def _usd_text(femtos: int) -> str:

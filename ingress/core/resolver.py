@@ -25,8 +25,9 @@ from ingress.core.rows import Ceiling
 from schemas.codec import encode_attribution
 from schemas.ids import secret_hash, shard_of
 from schemas.keys import VirtualKey
-from schemas.money import Price, Rates
-from schemas.policy import Budget, KeyEntry, Limit, Model, Policy, PriceOverride, attributes_of, tier_of
+from schemas.money import Price, completed
+from schemas.policy import DEFAULT_RESERVE, Budget, KeyEntry, Limit, Model, Policy, attributes_of, tier_of
+from schemas.price_parts import price_of
 from schemas.rows import Measure, scope_text
 from schemas.usage import Attribution
 
@@ -59,7 +60,7 @@ class Resolver:
 
     def __init__(
         self, policy: Policy, version: int, prices: Mapping[str, Price], keyring: Keyring, registry: Registry,
-        overrides: Overrides | None = None,
+        overrides: Overrides | None = None, org_prices: Mapping[str, Mapping[str, Price]] | None = None,
     ) -> None:  # fmt: skip
         """Compile `policy`; rows of rules that it shares with the policy before keep their counts.
 
@@ -70,12 +71,17 @@ class Resolver:
             keyring: keys of the `keys` topic.
             registry: the rows of this replica. `activate` makes their ceilings those of this policy.
             overrides: increases and freezes of the `policy` topic; none if left out.
+            org_prices: by organisation, then as `prices`: prices that only this organisation has.
         """
         self.policy = policy
         self.policy_version = version
         self.max_body_bytes = policy.max_body_bytes
-        self.unpriced: Price = _reserve_price(policy.unpriced_reserve)
+        self.unpriced: Price = completed(
+            *(price_of(part, "unpriced_reserve", "-") for part in (policy.unpriced_reserve, DEFAULT_RESERVE))
+        )
         self._prices = dict(prices)
+        self._org_prices = {} if org_prices is None else org_prices
+        self._reserves: dict[str, Price] = {}
         self._keyring = keyring
         self._registry = registry
         self._overrides = Overrides() if overrides is None else overrides
@@ -176,7 +182,7 @@ class Resolver:
         return self._plan(key, model, entry, operation)
 
     def _plan(self, key: VirtualKey, model: str, entry: Model, operation: str) -> Plan | Refused:
-        served, price = _served(model, entry), self._prices.get(model)
+        served, price = _served(model, entry), self._price(key.org, model)
         tags = {**self.policy.orgs[key.org].tags, **key.tags}
         tier = tier_of(self.policy, key.org, key.tier)
         attributes = attributes_of(
@@ -199,7 +205,7 @@ class Resolver:
             model=served,
             model_requested=model,
             price=price,
-            reserve_price=self.unpriced if price is None else price,
+            reserve_price=self._reserve(price),
             max_output_tokens=entry.max_output_tokens,
             attribution=encode_attribution(attribution),
             registry=self._registry,
@@ -208,6 +214,19 @@ class Resolver:
             downgrade=entry.downgrade or "",
             tier=tier,
         )
+
+    def _price(self, org: str, model: str) -> Price | None:
+        own = self._org_prices.get(org)
+        return self._prices.get(model) if own is None or model not in own else own[model]
+
+    def _reserve(self, price: Price | None) -> Price:
+        """Return what is held, and booked where a cost is unknown: `price`, and the reserve for what it lacks."""
+        if price is None:
+            return self.unpriced
+        found = self._reserves.get(price.version)
+        if found is None:
+            found = self._reserves[price.version] = completed(price, self.unpriced)
+        return found
 
     def _caps(self, attributes: Mapping[str, str]) -> Caps:
         """Return the smallest cap of each kind among the limits that match."""
@@ -284,20 +303,3 @@ def _listed_key(entry: KeyEntry) -> VirtualKey:
         expires_ms=None if entry.expires is None else int(entry.expires.timestamp() * 1000),
         source="policy",
     )
-
-
-def _reserve_price(override: PriceOverride) -> Price:
-    """Return what unpriced models are held at; a class that is left out costs what its plainer class costs."""
-    cache_write = override.input if override.cache_write is None else override.cache_write
-    rates = Rates(
-        min_input_tokens=0,
-        input=override.input,
-        cache_read=override.input if override.cache_read is None else override.cache_read,
-        cache_write=cache_write,
-        cache_write_1h=cache_write if override.cache_write_1h is None else override.cache_write_1h,
-        output=override.output,
-        reasoning=override.output if override.reasoning is None else override.reasoning,
-        audio_input=override.input if override.audio_input is None else override.audio_input,
-        audio_output=override.output if override.audio_output is None else override.audio_output,
-    )
-    return Price("unpriced_reserve", "", (rates,), override.request)

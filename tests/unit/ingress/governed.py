@@ -64,6 +64,7 @@ def resolver_of(
     version: int = 1,
     prices: Mapping[str, Price] | None = None,
     overrides: Overrides | None = None,
+    org_prices: Mapping[str, Mapping[str, Price]] | None = None,
 ) -> Resolver:
     """Return an active resolver with `k1` in its keyring."""
     if keyring is None:
@@ -71,7 +72,7 @@ def resolver_of(
         keyring.put("k1", key_of())
     resolver = Resolver(
         load_policy(policy), version, {"small": PRICE} if prices is None else prices, keyring, registry or Registry(1),
-        overrides,
+        overrides, org_prices,
     )  # fmt: skip
     resolver.activate()
     return resolver

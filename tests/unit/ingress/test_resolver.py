@@ -14,8 +14,9 @@ from ingress.core.plan import Plan
 from schemas.codec import decode_attribution, decode_rows
 from schemas.ids import secret_hash, shard_of
 from schemas.keys import VirtualKey
-from schemas.money import Price
+from schemas.money import Price, cost_nanos, is_priced
 from schemas.overrides import Freeze, Increase
+from schemas.tokens import TokenUsage
 from schemas.usage import Attribution
 from tests.unit.ingress.governed import (
     POLICY,
@@ -164,7 +165,32 @@ def test_an_unpriced_model_is_held_at_the_reserve() -> None:
     assert (rates.output, rates.reasoning, rates.audio_output) == (9 * dollar, 9 * dollar, 20 * dollar)
     assert plan.reserve_price.request_nanos == 10_000_000
     priced: Price = plan_of(resolver_of(document)).reserve_price
-    assert priced is PRICE
+    assert (priced.tiers, priced.version) == (PRICE.tiers, PRICE.version)
+
+
+def test_what_a_price_does_not_know_is_held_at_the_reserve() -> None:
+    """Units without a price, and tokens of a model whose minutes alone are priced: unknown, and not free."""
+    minutes = Price("list", "m1", (), 0, {"audio_ms": 6 * 10**12}, per={"audio_ms": 60_000})
+    plan = plan_of(resolver_of(POLICY, prices={"small": minutes}))
+    assert plan.price is minutes
+    held_at, usage = plan.reserve_price, TokenUsage(input=1_000_000)
+    assert cost_nanos(held_at, usage) == 15 * 10**9
+    assert cost_nanos(held_at, TokenUsage(), {"audio_ms": 60_000}) == cost_nanos(
+        minutes, TokenUsage(), {"audio_ms": 60_000}
+    )
+    assert cost_nanos(held_at, TokenUsage(), {"web_search": 1}) == 50_000_000
+    assert not is_priced(minutes, usage)
+
+
+def test_an_organisation_pays_its_own_price() -> None:
+    """Where it has one; the version on its events says which."""
+    own = Price("contract", "c1", PRICE.tiers)
+    resolver = resolver_of(POLICY, org_prices={"acme": {"small": own}})
+    plan = plan_of(resolver)
+    assert plan.price is own
+    assert decode_attribution(plan.attribution).price_version == "c1"
+    other = resolver_of(POLICY, org_prices={"other": {"small": own}})
+    assert plan_of(other).price is PRICE
 
 
 def test_rules_apply_where_all_their_attributes_match() -> None:
