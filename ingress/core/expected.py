@@ -37,9 +37,9 @@ class Expected(msgspec.Struct, frozen=True):
 NOTHING = Expected()
 
 
-def is_by_units(price: Price | None, units: dict[str, int]) -> bool:
-    """Tell whether a price is by one of `units`; where it is, tokens cost nothing or are not told."""
-    return price is not None and any(name in price.units for name in units)
+def is_by_tokens(price: Price | None, expected: Expected) -> bool:
+    """Tell whether a price is by tokens: it is one, and by none of the units of the request."""
+    return price is not None and not any(name in price.units for name in expected.most_units)
 
 
 def charged(reported: Reported, expected: Expected, price: Price | None) -> tuple[TokenUsage, str, Reported]:
@@ -52,26 +52,31 @@ def charged(reported: Reported, expected: Expected, price: Price | None) -> tupl
     """
     if expected.is_nothing:
         return NO_TOKENS, NONE, reported
-    if price is not None and not is_by_units(price, expected.most_units):
-        # Billed by tokens, which nobody told: what the answer shows of units is not billed.
+    if is_by_tokens(price, expected):  # which nobody told: what the answer shows of units is not billed
         return expected.likely, ESTIMATED, msgspec.structs.replace(reported, usage=None, units={})
     if reported.units:
-        return NO_TOKENS, PROVIDER, reported
-    units = expected.likely_units
-    if expected.is_counted:
-        flags = (*reported.flags, COUNTED)
-        return NO_TOKENS, PROVIDER, msgspec.structs.replace(reported, units=units, flags=flags)
-    return NO_TOKENS if price is not None else expected.likely, ESTIMATED, msgspec.structs.replace(
-        reported, units=units
-    )  # fmt: skip
+        return NO_TOKENS, PROVIDER if reported.is_final else ESTIMATED, reported
+    found = msgspec.structs.replace(reported, units=expected.likely_units)
+    if not expected.is_counted:
+        return NO_TOKENS, ESTIMATED, found
+    return NO_TOKENS, PROVIDER, msgspec.structs.replace(found, flags=(*reported.flags, COUNTED))
 
 
-def most_nanos(price: Price, expected: Expected) -> int:
-    """Return what a request may cost at most, in nano-USD, rounded up; each token in its class's dearest tier."""
-    femtos = max((_femtos(rates, expected.most) for rates in price.tiers), default=0)
-    known = {name: count for name, count in expected.most_units.items() if name in price.units}
-    in_units = cost_nanos(price, NO_TOKENS, known) + 1 if known else price.request_nanos
-    return -(-femtos // FEMTOS_PER_NANO) + in_units
+def most_nanos(expected: Expected, price: Price | None, reserve_price: Price) -> int:
+    """Return what a request may cost at most, in nano-USD, rounded up; tokens by the dearest tier.
+
+    Args:
+        expected: of the request.
+        price: of the model; None if it has none, and then it may be billed by tokens or by units.
+        reserve_price: the same with a price for whatever it lacks.
+    """
+    tokens = units = 0
+    if price is None or is_by_tokens(price, expected):
+        femtos = max((_femtos(rates, expected.most) for rates in reserve_price.tiers), default=0)
+        tokens = -(-femtos // FEMTOS_PER_NANO) + reserve_price.request_nanos
+    if not is_by_tokens(price, expected):
+        units = cost_nanos(reserve_price, NO_TOKENS, expected.most_units) + 1
+    return max(tokens, units)
 
 
 def _femtos(rates: Rates, usage: TokenUsage) -> int:

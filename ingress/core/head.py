@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from ingress.core.multipart import boundary_of
+
 HeaderList = list[tuple[bytes, bytes]]
 
 _KEY, _API_KEY, _TYPE, _LENGTH, _EXPECT, _ENCODING = range(6)
@@ -45,6 +47,8 @@ class RequestHead(msgspec.Struct):
     secret: bytes = b""
     """Of the virtual key; empty if there is none."""
     is_json: bool = False
+    boundary: bytes = b""
+    """Of a form; empty if the body is none."""
     is_encoded: bool = False
     expects_continue: bool = False
     content_length: int = -1
@@ -58,6 +62,7 @@ def read_head(headers: HeaderList) -> RequestHead:
     head = RequestHead()
     lines: list[bytes] = []
     bearer = api_key = b""
+    kind: bytes | None = None
     for name, value in headers:
         if name in FORWARDED:
             lines += (name, b": ", value, b"\r\n")
@@ -67,7 +72,9 @@ def read_head(headers: HeaderList) -> RequestHead:
         if what == _LENGTH:
             head.content_length = int(value)
         elif what == _TYPE:
-            head.is_json = value == b"application/json" or _is_json(value)
+            is_first, kind = kind is None, value
+            head.is_json = is_first and (value == b"application/json" or _is_json(value))
+            head.boundary = b"" if head.is_json or not is_first else boundary_of(value)
         elif what == _KEY:
             bearer = _bearer(value)
         elif what == _API_KEY:
@@ -86,20 +93,22 @@ class AnswerHead(msgspec.Struct, frozen=True):
 
     lines: bytes
     is_stream: bool
+    is_json: bool = False
 
 
 def read_answer_head(headers: HeaderList, own_limits: bool) -> AnswerHead:
     """Return the head of a provider's answer; our own `x-ratelimit-*` replace the provider's."""
     lines: list[bytes] = []
-    is_stream = False
+    is_stream = is_json = False
     for name, value in headers:
         low = name.lower()
         if low in HOP_BY_HOP or (low.startswith(b"x-") and _is_ours(low, own_limits)):
             continue
         if low == b"content-type":
             is_stream = value[:17].lower() == b"text/event-stream"
+            is_json = not is_stream and _is_json(value)
         lines += (name, b": ", value, b"\r\n")
-    return AnswerHead(b"".join(lines), is_stream)
+    return AnswerHead(b"".join(lines), is_stream, is_json)
 
 
 def _is_ours(name: bytes, own_limits: bool) -> bool:
