@@ -85,6 +85,7 @@ class Views:
         self.keyring = Keyring()
         self.overrides = Overrides()
         self.resolver: Resolver | None = None
+        self._prices_revision = -1
         self.started = asyncio.Event()
         """Set once snapshots are read: what is joined from now on is seen."""
         self.is_caught_up = False
@@ -201,7 +202,7 @@ class Views:
     async def _take_policy(self, value: bytes) -> None:
         try:
             record = decode_json(PolicyRecord, value)
-            if record.version <= self.policy_version:
+            if (record.version, record.prices_revision) <= (self.policy_version, self._prices_revision):
                 return
             # A large document takes long to check and compile; requests go on meanwhile.
             resolver = await asyncio.to_thread(self._compile, record)
@@ -210,13 +211,15 @@ class Views:
             _log.error("policy_unusable", in_force=self.policy_version, fault=str(error))
             return
         resolver.activate()  # with what was read meanwhile: increases are looked up here, freezes with each plan
-        self.resolver = resolver
+        self.resolver, self._prices_revision = resolver, record.prices_revision
         self._on_resolver(resolver)
-        _log.info("policy_in_force", version=record.version)
+        _log.info("policy_in_force", version=record.version, prices_revision=record.prices_revision)
 
     def _compile(self, record: PolicyRecord) -> Resolver:
         policy = load_policy(record.document, f"policy version {record.version}")
-        return Resolver(policy, record.version, record.prices, self.keyring, self._registry, self.overrides)
+        return Resolver(
+            policy, record.version, record.prices, self.keyring, self._registry, self.overrides, record.org_prices
+        )
 
     def _override(self, kind: str, name: str, value: bytes | None) -> None:
         """Take an increase or a freeze; one that cannot be read leaves what was there, and is counted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from aiokafka import TopicPartition
 
@@ -13,6 +14,7 @@ from schemas.codec import encode_json, encode_snapshot
 from schemas.connection import KafkaConnection
 from schemas.errors import DecodeError
 from schemas.keys import VirtualKey
+from schemas.money import Price
 from schemas.overrides import Freeze, Increase
 from schemas.policy import PolicyRecord
 from tests.unit.ingress.governed import (
@@ -58,9 +60,9 @@ class Reader:
         """Read a record."""
         await self.views._take(TopicPartition(f"x.{topic}", partition), Message(value, key.encode()))
 
-    async def policy(self, version: int, document: str = POLICY) -> None:
-        """Read a policy record."""
-        record = PolicyRecord(version, document, "", 0, "", "", {"small": PRICE})
+    async def policy(self, version: int, document: str = POLICY, revision: int = 0, price: Price = PRICE) -> None:
+        """Read a policy record; acme pays `price`."""
+        record = PolicyRecord(version, document, "", 0, "", "", {"small": PRICE}, {"acme": {"small": price}}, revision)
         await self.take("policy", encode_json(record), record.key)
 
 
@@ -72,6 +74,21 @@ async def test_the_highest_policy_is_in_force() -> None:
     await reader.take("policy", None, "0000000009")
     assert reader.calls == [("resolver", 3), ("resolver", 4)]
     assert reader.views.policy_version == 4
+
+
+async def test_new_prices_of_the_same_version_come_into_force() -> None:
+    """The document is the same; a revision that is read again or late changes nothing."""
+    reader = Reader()
+    dear = msgspec.structs.replace(PRICE, version="p2")
+    for version, revision, price in ((1, 0, PRICE), (1, 2, dear), (1, 1, PRICE), (1, 2, PRICE)):
+        await reader.policy(version, revision=revision, price=price)
+    assert reader.calls == [("resolver", 1), ("resolver", 1)]
+    resolver = reader.views.resolver
+    assert resolver is not None
+    assert plan_of(resolver).price == dear
+    await reader.policy(2)
+    assert reader.views.policy_version == 2
+    assert plan_of(reader.views.resolver).price == PRICE  # type: ignore[arg-type]  # as above
 
 
 @pytest.mark.parametrize("value", [b"no json", b"{}"], ids=["no json", "no policy record"])
