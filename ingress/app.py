@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from ingress.adapters.drains import Drains
 from ingress.adapters.driver import IdSource, Services, wall_clock_ms
 from ingress.adapters.governance import Governance
 from ingress.adapters.http import application
@@ -83,6 +84,7 @@ class Ingress:
             wall_clock_ms,
             self._waiting,
             request_logger(settings.request_log),
+            Drains(settings.most_drains),
         )
         self._server = HttpServer(application(self, registry(self.stats, self._readings)), services, settings)
         self._opener: asyncio.Task[None] | None = None
@@ -178,7 +180,11 @@ class Ingress:
                 "replayed": governance.sender.has_replayed,
                 "ack_age_ms": governance.sender.ack_age_ms,
             },
-            "requests": {"in_flight": self.stats.in_flight, "bugs": self.stats.bugs},
+            "requests": {
+                "in_flight": self.stats.in_flight,
+                "draining": self.stats.draining,
+                "bugs": self.stats.bugs,
+            },
             "propagation_ms": governance.laps.summary(self.now_ms()),
             "overshoot_bounds": governance.registry.may_miss(),
             "connections": {

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.connection import KafkaConnection
-from schemas.published import DRAIN_S
+from schemas.published import DRAIN_S, MOST_DRAINS
 
 RequestLog = Literal["off", "errors", "refusals", "all"]
 
@@ -40,7 +40,12 @@ class IngressSettings(BaseSettings):
     keep_alive_s: int = Field(default=75, ge=1, le=3_600)
     """How long a client's connection may be idle."""
     drain_s: int = Field(default=DRAIN_S, ge=0, le=3_600)
-    """How long running requests may go on after SIGTERM."""
+    """How long running requests may go on after SIGTERM, and answers that are read on without their clients."""
+    most_drains: int = Field(default=MOST_DRAINS, ge=0, le=65_536)
+    """Of how many answers at once the rest is read though their clients have hung up; of more, the usage is
+    estimated."""
+    upload_s: int = Field(default=120, ge=1, le=3_600)
+    """How long a request may take to arrive, head and body together; then it is refused with 408."""
     tls_cert_file: Path | None = None
     """Certificate to serve TLS with; without it, plain HTTP."""
     tls_key_file: Path | None = None

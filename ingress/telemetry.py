@@ -34,13 +34,18 @@ class Described(NamedTuple):
 
 
 REQUESTS = Described(
-    "requests", "counter", ("operation", "status", "error"), "Exchanges that ended, by how and with which reason code."
+    "requests", "counter", ("operation", "status", "error"), "Attempts that ended, by how and with which reason code."
 )
 DURATION = Described("duration_seconds", "histogram", ("operation",), "From admission to the end of an exchange.")
 FIRST_BYTE = Described("first_byte_seconds", "histogram", ("operation",), "From admission to the provider's answer.")
 SOURCES = Described("usage", "counter", ("source",), "Exchanges that were sent, by where their token counts are from.")
 TOKENS = Described("tokens", "counter", (), "Tokens charged.")
 IN_FLIGHT = Described("in_flight", "gauge", (), "Exchanges that have begun and not ended.")
+DRAINING = Described("draining", "gauge", (), "Answers that are read on though their clients have hung up.")
+DRAINS = Described(
+    "drains", "counter", ("outcome",), "Answers whose clients hung up, by what came of reading on: `whole`; `cut` for "
+    "time, size or room; `failed` at the provider; `refused` because too many were read on.",
+)  # fmt: skip
 BUGS = Described("bugs", "counter", (), "Requests that met a bug of Tollway's; each is logged with its traceback.")
 READY = Described("ready", "gauge", (), "1 while requests are admitted.")
 POLICY_VERSION = Described("policy_version", "gauge", (), "Version of the policy in force.")
@@ -74,7 +79,7 @@ RETRIED = Described("provider_stale_connections", "counter", (), "Requests sent 
 CATALOGUE = (
     REQUESTS, DURATION, FIRST_BYTE, SOURCES, TOKENS, IN_FLIGHT, BUGS, READY, POLICY_VERSION, EPOCH, STALENESS, ROWS,
     WAL_BYTES, UNSENT, CONNECTIONS, WAITING, OPENED, REUSED, RETRIED, ACTIONS, HELD, WAITED, PROPAGATION, UNDER_WAY,
-    BOUND,
+    BOUND, DRAINING, DRAINS,
 )  # fmt: skip
 
 Reading = tuple[Described, tuple[str, ...], float]
@@ -117,6 +122,8 @@ class _Ingress(Collector):
         yield TOKENS, (), stats.tokens
         yield IN_FLIGHT, (), stats.in_flight
         yield BUGS, (), stats.bugs
+        yield DRAINING, (), stats.draining
+        yield from ((DRAINS, (outcome,), count) for outcome, count in stats.drains.items())
         yield from ((ACTIONS, (action,), count) for action, count in stats.actions.items())
         yield HELD, (), stats.waiting
 

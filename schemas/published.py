@@ -25,6 +25,8 @@ OVERRIDES_MS = 1_000
 time."""
 DRAIN_S = 30
 """A stopping ingress lets running requests go on for this long."""
+MOST_DRAINS = 256
+"""So many answers at once are read on in an ingress though their clients have hung up; of more, usage is estimated."""
 MAX_EVENTS_PER_RECORD = 256
 CHANGELOG_MS = 500
 """Rows reach the compacted changelog this often; after a crash the log since then is folded again."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from ingress.adapters.drains import Drains
 from ingress.adapters.provider.port import Attempt, HeaderList, ProviderEgress, ProviderFault
 from ingress.adapters.waiting import Waiting
 from ingress.core.exchange import Exchange
@@ -24,6 +25,7 @@ from ingress.core.protocols import Operation
 from ingress.core.verdicts import Denied
 from ingress.core.waiting import Ticket
 from schemas.ids import uuid7
+from schemas.published import MOST_DRAINS
 
 if TYPE_CHECKING:
     from ingress.adapters.client_protocol import MeteredProtocol
@@ -46,7 +48,7 @@ class EventLog(Protocol):
 class Services:
     """What all drivers of a process share."""
 
-    __slots__ = ("context", "egress", "journal", "log_requests", "now_ms", "waiting")
+    __slots__ = ("context", "drains", "egress", "journal", "log_requests", "now_ms", "waiting")
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class Services:
         now_ms: Callable[[], int],
         waiting: Waiting,
         log_requests: Callable[[Exchange], None] | None = None,
+        drains: Drains | None = None,
     ) -> None:
         """Bring together log, provider side, waiting room and clock; `log_requests` is called at each end."""
         self.context = context
@@ -64,15 +67,16 @@ class Services:
         self.now_ms = now_ms
         self.waiting = waiting
         self.log_requests = log_requests
+        self.drains = Drains(MOST_DRAINS) if drains is None else drains
 
 
 class Driver:
     """One exchange on one connection; the sink of its provider's answer."""
 
     __slots__ = (
-        "attempt", "body_done", "disconnected", "exchange", "is_chunked", "is_current", "is_discarding", "is_oversize",
-        "is_started", "keep_alive", "limit_bytes", "parts", "pause", "protocol", "response_complete", "services",
-        "size", "ticket",
+        "attempt", "body_done", "disconnected", "exchange", "is_chunked", "is_current", "is_discarding",
+        "is_draining", "is_oversize", "is_started", "keep_alive", "limit_bytes", "parts", "pause", "protocol",
+        "response_complete", "services", "size", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -90,7 +94,7 @@ class Driver:
         self.parts: list[bytes] = []
         self.size = 0
         self.body_done = self.response_complete = self.disconnected = False
-        self.is_current = self.is_started = self.is_discarding = self.is_oversize = False
+        self.is_current = self.is_started = self.is_discarding = self.is_draining = self.is_oversize = False
         self.is_chunked = is_http_1_1
         resolver = services.context.resolver
         self.limit_bytes = DEFAULT_MAX_BODY_BYTES if resolver is None else resolver.max_body_bytes
@@ -196,6 +200,15 @@ class Driver:
         except Exception:
             self._crash()
 
+    # -- from the answers that are read on (`drains.Reader`) -----------------------------------------------------
+
+    def drain_over(self) -> None:
+        """Pass on that the answer is not to be read on any longer."""
+        try:
+            self.exchange.drain_over(self.services.now_ms())
+        except Exception:
+            self._crash()
+
     # -- from the provider (`port.ResponseSink`) -----------------------------------------------------------------
 
     def provider_head(self, status: int, headers: HeaderList) -> None:
@@ -240,6 +253,12 @@ class Driver:
         """Write the end to the journal."""
         self.services.journal.terminal(partition, event, self._ended, *decisions)
 
+    def record_attempt(self, partition: int, event: bytes) -> None:
+        """Write the end of an attempt to the journal that is not the last one."""
+        self.services.journal.terminal(partition, event, _nothing)
+        if self.services.log_requests is not None:
+            self.services.log_requests(self.exchange)
+
     def wait(self, delay_ms: int) -> None:
         """Set a timer of this request's own."""
         self.pause = asyncio.get_running_loop().call_later(delay_ms / 1000, self._woken)
@@ -265,6 +284,17 @@ class Driver:
         self.attempt = self.services.egress.send(origin, request, self)
         if self.protocol.flow.write_paused:
             self.attempt.pause_reading()
+
+    def is_sent(self) -> bool:
+        """Tell whether the provider may have got something of the request."""
+        return self.attempt is not None and self.attempt.is_sent
+
+    def read_on(self, most_ms: int) -> bool:
+        """Go on reading without a client, as fast as the provider sends."""
+        self.is_draining = self.services.drains.enter(self, most_ms)
+        if self.is_draining and self.attempt is not None:
+            self.attempt.resume_reading()
+        return self.is_draining
 
     def cancel_request(self) -> None:
         """Hang up on the provider."""
@@ -319,6 +349,8 @@ class Driver:
             self._crash()
 
     def _ended(self) -> None:
+        if self.is_draining:
+            self.services.drains.leave(self)
         try:
             self.exchange.terminal_recorded()
             if self.services.log_requests is not None:
@@ -338,9 +370,14 @@ class Driver:
             self.exchange.crash(self.services.now_ms())
         except Exception:
             _log.exception("bug while ending an exchange", request_id=self.exchange.request_id)
+            self.services.drains.leave(self)
             self.cancel_request()
             self.response_complete = True
             self.protocol.transport.abort()
+
+
+def _nothing() -> None:
+    """Follow a write that nothing waits for."""
 
 
 def _status_line(status: int) -> bytes:

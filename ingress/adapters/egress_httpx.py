@@ -134,6 +134,11 @@ class HttpxAttempt:
         self.may_read.set()
         self._is_over = False
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether bytes of the request may have reached the provider: httpx does not tell."""
+        return True
+
     def cancel(self) -> None:
         """Hang up: close the connection; no callback follows."""
         if not self._is_over and self.task is not None:

@@ -35,6 +35,7 @@ class HttpServer:
     def __init__(self, app: Any, services: Services, settings: IngressSettings) -> None:
         """Make a server that does not listen yet."""
         self._settings = settings
+        self._drains = services.drains
         tls: dict[str, Any] = {}
         if settings.tls_cert_file is not None and settings.tls_key_file is not None:
             tls = {"ssl_certfile": str(settings.tls_cert_file), "ssl_keyfile": str(settings.tls_key_file)}
@@ -74,12 +75,17 @@ class HttpServer:
         return len(self._server.server_state.connections)
 
     async def stop(self) -> None:
-        """Stop accepting, let running requests end within the drain time, then cut those that are left."""
+        """Stop accepting, let running requests end within the drain time, then cut those that are left.
+
+        Answers that are read on without their clients have the same time.
+        """
         if self._task is None:
             return
+        deadline_s = asyncio.get_running_loop().time() + self._settings.drain_s
         self._server.should_exit = True
         await self._task
         self._task = None
+        await self._drains.close(deadline_s)
         left: Any = list(self._server.server_state.connections)
         for connection in left:
             connection.transport.abort()

@@ -36,7 +36,7 @@ GONE = {
 }
 """What they are told where the policy's failure table applies."""
 
-READING, WAITING, ADMITTED, SENT, RELAYING, ENDING, DONE = range(7)
+READING, WAITING, ADMITTED, SENT, RELAYING, DRAINING, ENDING, DONE = range(8)
 """States of an exchange."""
 NOTHING, WHOLE, END, CUT = range(4)
 """What is left to be handed over when the terminal event is on the log."""
@@ -68,9 +68,13 @@ class Admitting:
 
     __slots__ = (
         "_answer_bytes", "_ask", "_body", "_climb", "_context", "_effects", "_extra", "_fields", "_flow", "_hold",
-        "_key", "_last", "_lines", "_operation", "_out", "_parts", "_plan", "_query", "_record", "_refusal", "_relay",
-        "_request", "_reserved", "_resolver", "_target", "head", "state", "status",
+        "_key", "_last", "_left_bytes", "_lines", "_operation", "_out", "_parts", "_plan", "_query", "_record",
+        "_refusal", "_relay", "_request", "_reserved", "_resolver", "_target", "_told", "head", "state", "status",
     )  # fmt: skip
+    _left_bytes: int
+    """How much more of an answer is read on without its client."""
+    _told: int
+    """The status that a client was told which has hung up since; 0: none."""
 
     def __init__(self, context: Context, effects: Effects, operation: Operation, query: bytes, now_ms: int) -> None:
         """Begin an exchange; `query` is the URL's, without `?`."""
@@ -101,7 +105,7 @@ class Admitting:
     @property
     def request_id(self) -> str:
         """The id that the client is told."""
-        return id_text(self._record.event_id).decode()
+        return id_text(self._record.request_id).decode()
 
     @property
     def record(self) -> Record:
@@ -229,11 +233,13 @@ class Admitting:
 
     def _cheaper(self, plan: Plan) -> Plan | None:
         """Return the plan that `plan`'s policy goes on with at the cap, if this request can be served by it."""
-        if not plan.downgrade:
-            return None
+        return self._servable(plan.downgrade) if plan.downgrade else None
+
+    def _servable(self, model: str) -> Plan | None:
+        """Return the plan for the model that clients call so, if this request can be served by it."""
         assert self._resolver is not None
         assert self._key is not None
-        found = self._resolver.plan(self._key, plan.downgrade, self._operation.name)
+        found = self._resolver.plan(self._key, model, self._operation.name)
         if isinstance(found, Refused) or self._context.target_of(found).problem:
             return None
         return None if found.caps is not NO_CAPS and self._broken_cap(found, self._reserve(found)) else found
@@ -260,7 +266,8 @@ class Admitting:
             b"content-length: %d\r\n\r\n" % len(sent), sent,
         ))  # fmt: skip
         self.state = ADMITTED
-        self._fields = _NO_FIELDS  # they may be large, and the request may be long
+        if plan.fallback is None:
+            self._fields = _NO_FIELDS  # they may be large, and the request may be long
         self._climb = None  # it holds this exchange: without the circle both go at once
         event = record.admitted(reserved.tokens, reserved.nanos, now_ms)
         self._effects.record_admitted(plan.partition, event, decisions)
@@ -327,7 +334,7 @@ class Admitting:
     def _tell(self, status: int, reason: str, message: str, lines: bytes = b"", parameter: str = "") -> None:
         """Make the answer an error of our own."""
         record, shape = self._record, self._operation.shape
-        text = id_text(record.event_id)
+        text = id_text(record.request_id)
         self.status = status
         self._last = WHOLE
         name = b"request-id" if shape == "anthropic" else b"x-request-id"

@@ -44,6 +44,9 @@ class Effects(Protocol):
     def record_terminal(self, partition: int, event: bytes, decisions: tuple[bytes, ...]) -> None:
         """Write the end of the exchange to the log; then call `Exchange.terminal_recorded`."""
 
+    def record_attempt(self, partition: int, event: bytes) -> None:
+        """Write the end of an attempt that another one follows at once; nothing is called."""
+
     def wait(self, delay_ms: int) -> None:
         """Call `Exchange.woken` after `delay_ms`."""
 
@@ -55,6 +58,15 @@ class Effects(Protocol):
 
     def send_request(self, origin: Any, request: bytes) -> None:
         """Send to the provider; its answer comes as `Exchange.provider_*`."""
+
+    def is_sent(self) -> bool:
+        """Tell whether bytes of the request may have reached the provider."""
+
+    def read_on(self, most_ms: int) -> bool:
+        """Go on with the provider's answer though the client is gone; `Exchange.drain_over` after `most_ms`.
+
+        False if too many answers are read on already: then nothing has changed.
+        """
 
     def cancel_request(self) -> None:
         """Hang up on the provider."""

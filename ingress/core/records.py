@@ -31,16 +31,20 @@ _encode_decision = msgspec.msgpack.Encoder().encode
 
 
 class Record:
-    """Everything about one exchange that its events hold."""
+    """Everything about one attempt that its events hold."""
 
     __slots__ = (
-        "admitted_ms", "context", "decision_id", "event", "event_id", "hold", "is_downgraded", "key",
-        "model_reported", "model_requested", "operation", "plan", "streamed", "ttft_ms",
+        "admitted_ms", "attempt", "context", "decision_id", "event", "event_id", "hold", "is_downgraded", "key",
+        "model_reported", "model_requested", "operation", "plan", "request_id", "streamed", "tried", "ttft_ms",
     )  # fmt: skip
 
     def __init__(self, event_id: bytes, operation: str, now_ms: int, context: Context) -> None:
-        """Begin the record of an exchange; `event_id` also names the request, whose first attempt this is."""
-        self.event_id = event_id
+        """Begin the record of an attempt; `event_id` also names the request, unless `following` says otherwise."""
+        self.event_id = self.request_id = event_id
+        self.attempt = 1
+        """Which one of its request this is."""
+        self.tried: tuple[tuple[str, str], ...] = ()
+        """Providers and models of the attempts before."""
         self.operation = operation
         self.admitted_ms = now_ms
         self.context = context
@@ -53,6 +57,16 @@ class Record:
         self.ttft_ms = -1
         self.event: UsageEvent | None = None
         """The terminal event, once there is one."""
+
+    def following(self, plan: Plan, event_id: bytes, now_ms: int) -> Record:
+        """Return the record of the next attempt of the same request, which `plan` makes."""
+        found = Record(event_id, self.operation, now_ms, self.context)
+        found.request_id, found.attempt = self.request_id, self.attempt + 1
+        found.key, found.model_requested, found.streamed = self.key, self.model_requested, self.streamed
+        if self.plan is not None:
+            found.tried = (*self.tried, (self.plan.provider, self.plan.model))
+        found.plan, found.is_downgraded = plan, True
+        return found
 
     @property
     def partition(self) -> int:
@@ -70,8 +84,9 @@ class Record:
     def own_lines(self) -> bytes:
         """Return the header lines that every answer gets."""
         text = id_text(self.event_id)
+        request = text if self.attempt == 1 else id_text(self.request_id)
         return b"".join((
-            b"x-tollway-request-id: ", text, b"\r\nx-tollway-event-id: ", text,
+            b"x-tollway-request-id: ", request, b"\r\nx-tollway-event-id: ", text,
             b"\r\nx-tollway-policy-version: %d\r\n" % self.policy_version,
         ))  # fmt: skip
 
@@ -152,8 +167,8 @@ class Record:
         fields = {name: getattr(source, name) for name in _SAID if hasattr(source, name)} | more
         return _encode_decision(
             Decision(
-                decision_id, self.event_id, decided_ms, self.context.instance, action, reason, self._attribution(plan),
-                partition=self.partition, **fields,
+                decision_id, self.request_id, decided_ms, self.context.instance, action, reason,
+                self._attribution(plan), partition=self.partition, **fields,
             )
         )  # fmt: skip
 
@@ -163,9 +178,9 @@ class Record:
     ) -> UsageEvent:  # fmt: skip
         plan, hold = self.plan, self.hold
         return UsageEvent(
-            self.event_id, self.event_id, 1, status, self.operation, self.admitted_ms, duration_ms, self.ttft_ms,
-            http_status, self.streamed, source, usage, cost_nanos, requests, tokens, nanos, self.model_reported, error,
-            self.decision_id,
+            self.event_id, self.request_id, self.attempt, status, self.operation, self.admitted_ms, duration_ms,
+            self.ttft_ms, http_status, self.streamed, source, usage, cost_nanos, requests, tokens, nanos,
+            self.model_reported, error, self.decision_id,
             encode_attribution(self._attribution(plan)) if plan is None or self.is_downgraded else plan.attribution,
             NO_ROWS if hold is None else hold.rows,
             detail,

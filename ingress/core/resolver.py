@@ -22,11 +22,12 @@ from ingress.core.limits import plan_of as limit_plan
 from ingress.core.overrides import Overrides
 from ingress.core.plan import Plan
 from ingress.core.rows import Ceiling
+from schemas.attempts import Drain
 from schemas.codec import encode_attribution
 from schemas.ids import secret_hash, shard_of
 from schemas.keys import VirtualKey
 from schemas.money import Price, completed
-from schemas.policy import DEFAULT_RESERVE, Budget, KeyEntry, Limit, Model, Policy, attributes_of, tier_of
+from schemas.policy import DEFAULT_RESERVE, Budget, KeyEntry, Limit, Model, Policy, Provider, attributes_of, tier_of
 from schemas.price_parts import price_of
 from schemas.rows import Measure, scope_text
 from schemas.usage import Attribution
@@ -213,6 +214,8 @@ class Resolver:
             caps=self._caps(attributes),
             downgrade=entry.downgrade or "",
             tier=tier,
+            drain=_drain_of(entry, self.policy.providers[entry.provider]),
+            fallback=entry.fallback,
         )
 
     def _price(self, org: str, model: str) -> Price | None:
@@ -278,6 +281,12 @@ def _set_up(ceiling: Ceiling, rule: Limit | Budget) -> None:
         ceiling.carry_percent = rule.carry_over
     elif ceiling.measure == Measure.CONCURRENCY:
         ceiling.hold_expires_ms = rule.hold_expires_ms
+
+
+def _drain_of(model: Model, provider: Provider) -> Drain | None:
+    """Return how far answers are read on whose clients have hung up; None: not at all."""
+    does = model.on_disconnect or provider.on_disconnect
+    return None if does == "cancel" else model.drain or provider.drain
 
 
 def _served(name: str, model: Model) -> str:

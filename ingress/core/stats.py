@@ -48,6 +48,10 @@ class Stats:
         """How long records took through the whole loop, by what they carried."""
         self.waiting = 0
         """Requests that wait at the cap."""
+        self.draining = 0
+        """Answers that are read on though their clients have hung up."""
+        self.drains: dict[str, int] = {}
+        """How that ended."""
 
     def act(self, action: str) -> None:
         """Count what a rule did."""
@@ -60,6 +64,15 @@ class Stats:
         if spread is None:
             spread = self.waits[kind] = Spread()
         spread.add(waited_ms)
+
+    def drained(self, outcome: str) -> None:
+        """Count the end of an answer that was read on without its client."""
+        self.draining -= 1
+        self.drains[outcome] = self.drains.get(outcome, 0) + 1
+
+    def no_drain(self) -> None:
+        """Count an answer that was not read on, because too many were."""
+        self.drains["refused"] = self.drains.get("refused", 0) + 1
 
     def end(self, operation: str, status: str, error: str) -> None:
         """Count the end of an exchange."""

@@ -125,7 +125,7 @@ class Lab:
         self.context.target_of = TargetBook(settings.simulated_url)
         self.context.closed = ""
         self.waiters = Waiting(self.registry.waiting, wall_clock_ms)
-        services = Services(self.context, self.pool, self.journal, wall_clock_ms, self.waiters)
+        self.services = services = Services(self.context, self.pool, self.journal, wall_clock_ms, self.waiters)
         self.server = HttpServer(application(self, registry(self.stats, lambda: ())), services, settings)
         await self.server.start()
         self.port = self.server.port
@@ -231,6 +231,11 @@ class RawClient:
             else:
                 body = await self.reader.read()
             return int(lines[0].split()[1]), headers, body
+
+    async def answer_rest(self) -> None:
+        """Read on until the end of a chunked answer that was begun to be read by hand."""
+        async with asyncio.timeout(10):
+            await self.reader.readuntil(b"\r\n0\r\n\r\n")
 
     async def _chunks(self) -> bytes:
         parts = []

@@ -298,31 +298,6 @@ async def test_client_that_hangs_up_inside_its_body() -> None:
         assert (event.status, event.charge_requests) == ("cancelled", 0)
 
 
-async def test_client_that_hangs_up_while_the_provider_works() -> None:
-    """The provider is hung up on, and the request is charged by estimate."""
-    async with running() as lab:
-        raw = await RawClient.connect(lab)
-        raw.send(post(_encoded(chat("[[sim delay_ms=5000]] x"))))
-        await _until(lambda: len(lab.simulator.connections) == 1)
-        await raw.close()
-        (event,) = await lab.journal.until(1)
-        assert (event.status, event.usage_source, event.charge_requests) == ("cancelled", "estimated", 1)
-        await _until(lambda: not lab.simulator.connections)
-
-
-async def test_client_that_hangs_up_inside_a_stream() -> None:
-    """The provider is hung up on; what was delivered is charged."""
-    async with running() as lab:
-        raw = await RawClient.connect(lab)
-        raw.send(post(_encoded(chat("[[sim output=500 chunks=500 delay_ms=5]] x", stream=True))))
-        await raw.reader.readuntil(b"content")
-        await raw.close()
-        (event,) = await lab.journal.until(1)
-        assert (event.status, event.usage_source, event.http_status) == ("cancelled", "estimated", 200)
-        assert 0 < event.usage.output < 500
-        await _until(lambda: not lab.simulator.connections)
-
-
 # -- the connection ----------------------------------------------------------------------------------------------
 
 

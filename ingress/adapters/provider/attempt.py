@@ -42,6 +42,11 @@ class PooledAttempt:
         self.is_paused = False
         self.is_retried = False
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether bytes of the request may have reached the provider."""
+        return self.connection is not None  # one that waits to be sent again was provably not taken
+
     def cancel(self) -> None:
         """Hang up: close the connection at once; no callback follows."""
         if self.connection is not None:

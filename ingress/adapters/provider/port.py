@@ -87,6 +87,10 @@ class ResponseSink(Protocol):
 class Attempt(Protocol):
     """Handle on one request in flight. Every method is a no-op once the response has ended."""
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether bytes of the request may have reached the provider; False proves that nothing was processed."""
+
     def cancel(self) -> None:
         """Hang up: close the connection at once; no callback follows."""
 

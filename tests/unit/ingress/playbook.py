@@ -16,6 +16,7 @@ from ingress.core.resolver import Refused
 from ingress.core.stats import Stats
 from ingress.core.verdicts import Note
 from ingress.core.waiting import Ticket
+from schemas.attempts import Drain, Fallback
 from schemas.codec import decode_event, decode_rows, encode_attribution, encode_rows
 from schemas.decisions import Decision
 from schemas.keys import VirtualKey
@@ -85,6 +86,8 @@ class FakePlan:
     caps = NO_CAPS
     downgrade = ""
     tier = 1
+    drain: Drain | None = None
+    fallback: Fallback | None = None
     attribution = encode_attribution(Attribution("acme", model="gpt-x"))
 
     def __init__(self, price: Price | None = PRICE) -> None:
@@ -154,6 +157,8 @@ class Stage:
         self.ticket: Ticket | None = None
         self.position = 1
         """The place that a request gets in the waiting room; 0: there is none."""
+        self.is_on_its_way = self.may_read_on = True
+        """Whether a request has left for its provider, and whether an answer may be read on without a client."""
         self._ids = 0
         context = Context("ingress-1", 4, Stats(), self._new_id)
         resolver: Any = FakeResolver(self.plan, refused)
@@ -198,6 +203,18 @@ class Stage:
 
     def send_request(self, origin: Any, request: bytes) -> None:
         self.effects.append(("request", origin, request))
+
+    def record_attempt(self, partition: int, event: bytes) -> None:
+        self.effects.append(("attempt", partition))
+        self._keep(event, ())
+
+    def is_sent(self) -> bool:
+        return self.is_on_its_way
+
+    def read_on(self, most_ms: int) -> bool:
+        if self.may_read_on:
+            self.effects.append(("read_on", most_ms))
+        return self.may_read_on
 
     def cancel_request(self) -> None:
         self.effects.append(("cancel",))

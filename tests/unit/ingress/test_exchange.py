@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from ingress.core.errors import FAULTS
+from ingress.core.estimate import likely_input
 from ingress.core.plan import Denied
 from ingress.core.protocols import ANTHROPIC_MESSAGES, OPENAI_EMBEDDINGS
 from schemas.tokens import NO_TOKENS, TokenUsage
@@ -185,16 +186,28 @@ def test_whole_answer_without_usage_is_estimated() -> None:
     assert (stage.terminal.status, stage.terminal.usage_source) == ("settled", "estimated")
 
 
-@pytest.mark.parametrize("body", [b"<html>", b'{"usage":{"prompt_tokens":-1}}', b'{"usage":{"prompt_tokens":true}}'])
-def test_bad_usage_is_flagged_and_passed_on(body: bytes) -> None:
-    """Garbage in an answer never breaks it; the event says that the usage was not believed."""
+@pytest.mark.parametrize(
+    ("body", "error", "flags"),
+    [
+        (b"<html>", "unreadable_usage", ("malformed",)),
+        (b'{"usage":[1]}', "unreadable_usage", ("malformed",)),
+        (b'{"usage":{"prompt_tokens":-1}}', "", ("missing_input", "missing_output", "negative")),
+        (b'{"usage":{"prompt_tokens":9}}', "", ("missing_output",)),
+    ],
+)
+def test_bad_usage_is_flagged_and_passed_on(body: bytes, error: str, flags: tuple[str, ...]) -> None:
+    """Garbage in an answer never breaks it; the event says what was odd, and that what was not known is estimated."""
     stage = Stage()
     stage.sent(max_tokens=5)
     stage.answered(body)
     stage.exchange.terminal_recorded()
     assert stage.effects[-1][3] == body
     event = stage.terminal
-    assert (event.status, event.usage_source, event.error) == ("settled", "estimated", "unreadable_usage")
+    assert (event.status, event.usage_source, event.error) == ("settled", "estimated", error)
+    assert event.detail is not None
+    assert event.detail.flags == flags
+    asked = msgspec.json.encode({"model": "gpt-x", "messages": [], "max_tokens": 5})
+    assert event.usage.input == (9 if b"9" in body else likely_input(asked))
     assert event.usage.output <= 5
 
 
@@ -227,7 +240,7 @@ def test_error_of_the_provider_passes_unchanged(status: int) -> None:
 @pytest.mark.parametrize("kind", sorted(FAULTS))
 @pytest.mark.parametrize("sent", [True, False])
 def test_fault_before_the_answer_is_told_with_its_cause(kind: str, sent: bool) -> None:
-    """502 or 504, naming provider and fault; what was never sent is not charged as a request."""
+    """502 or 504, naming provider and fault; what was sent is charged by estimate, what never was is not."""
     stage = Stage()
     stage.sent()
     stage.exchange.provider_fault(kind, sent, "why", NOW + 5)
@@ -236,9 +249,11 @@ def test_fault_before_the_answer_is_told_with_its_cause(kind: str, sent: bool) -
     assert status == FAULTS[kind][0]
     assert body["error"]["code"] == f"provider_{kind}"
     assert "'sim'" in body["error"]["message"]
-    assert stage.hold.settled == [(int(sent), 0, 0)]
     event = stage.terminal
     assert (event.status, event.error, event.http_status) == ("failed", f"provider_{kind}", status)
+    assert (event.usage_source, event.usage.input > 0, event.usage.output) == ("estimated" if sent else "none", sent, 0)
+    assert stage.hold.settled == [(int(sent), event.usage.input, event.charge_nanos)]
+    assert (event.detail is not None and event.detail.flags) == (sent and ("no_answer",))
 
 
 def test_fault_inside_a_whole_answer_is_told_too() -> None:
