@@ -7,6 +7,7 @@
 | more asked for, not streamed | 4,096, or 5/4 of what 95 % of answers stay within, if that is more | the rest |
 | no maximum, streamed | 5/4 of what 95 % stay within, 1,024 if unknown; more while it streams | as above |
 | no maximum, not streamed | 5/4 of what 95 % stay within; 1,024 if unknown | the rest of the model's maximum |
+| billed by no provider | nothing | nothing |
 | under a strict rule | the maximum asked for, else the model's, in the dearest classes | nothing |
 
 A client that asks for 64,000 tokens and uses 900 must not empty a small budget meanwhile; so nothing but a strict rule
@@ -86,11 +87,15 @@ class Reservation:
         if has_output:
             held, self.most_tokens = _output(ask, plan.max_output_tokens, profile.output_bound)
             self.output_tokens = self.most_tokens if strict else held
+        if ask.is_free:
+            self.input_tokens = missed = 0
         rest = self.most_tokens - self.output_tokens
         self.tokens = self.input_tokens + self.output_tokens
         self.miss_tokens = missed + rest
         self.miss_nanos = missed_nanos(price, missed, 0 if self._is_cut_off else rest) if missed or rest else 0
-        if strict:
+        if ask.is_free:
+            self.nanos = 0
+        elif strict:
             self.nanos = most_nanos(price, self.input_tokens, self.output_tokens, b'"audio"' in body)
         else:
             self.nanos = reserved_nanos(price, self.input_tokens, self.output_tokens, self._writes_cache)

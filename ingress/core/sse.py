@@ -34,7 +34,9 @@ class EventReader(Protocol):
     end_mark: bytes
     """Bytes that every event which ends the stream holds."""
     usage_mark: bytes
-    """Bytes that every event with usage holds."""
+    """Bytes that every event with usage holds, and few others."""
+    piece_mark: bytes
+    """Bytes that every event with a piece of text holds, once a piece."""
     text_mark: bytes
     """What most pieces of text begin with, up to the quotation mark."""
     reported: Reported
@@ -43,11 +45,8 @@ class EventReader(Protocol):
     failed: str
     """Reason code of an error that the provider told in an event (`provider_error_event`); empty without one."""
 
-    def may_have_usage(self, block: bytes) -> bool:
-        """Tell whether it is worth looking at each event of a block that has the usage mark."""
-
     def is_end(self, data: bytes) -> bool:
-        """Tell whether the data of an event ends the stream."""
+        """Tell whether the data of an event ends the stream, and note the usage in it."""
 
     def take(self, data: bytes) -> bool:
         """Note the usage in the data of an event; True if the client must not see the event."""
@@ -65,11 +64,13 @@ class EventReader(Protocol):
 class EventRelay:
     """One stream: bytes of the provider in, bytes for the client out."""
 
-    __slots__ = ("_held", "_last", "_tail", "is_ended", "is_unread", "reader")
+    __slots__ = ("_end_mark", "_held", "_last", "_tail", "_usage_mark", "is_ended", "is_unread", "reader")
 
     def __init__(self, reader: EventReader) -> None:
         """Start a stream that `reader` understands."""
         self.reader = reader
+        self._end_mark = reader.end_mark
+        self._usage_mark = None if reader.usage_mark == reader.end_mark else reader.usage_mark
         self._tail = b""
         self._held = b""
         self._last = b""
@@ -97,8 +98,8 @@ class EventRelay:
             data = self._whole_events(data, max(seen, 0))
             if not data:
                 return b""
-        reader = self.reader
-        if reader.end_mark in data or (reader.usage_mark in data and reader.may_have_usage(data)):
+        mark = self._usage_mark
+        if self._end_mark in data or (mark is not None and mark in data):
             data, block = self._look(data), data
             self._last = block
             return data

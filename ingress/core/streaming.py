@@ -28,12 +28,11 @@ if TYPE_CHECKING:
     from ingress.core.rows import Row
 
 NEVER = 1 << 62
-_DELTA = b'"delta"'
 _BACKSLASH = 0x5C
 _MOST_WAITING_BYTES = 16_384
 _LIKELY_BYTES_PER_TOKEN = 4
 _texts = re.compile(
-    rb'"(?:content|text|thinking|partial_json|arguments|reasoning(?:_content)?|refusal)"\s*:\s*'
+    rb'"(?:content|text|thinking|partial_json|arguments|reasoning(?:_content)?|refusal|delta)"\s*:\s*'
     rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)'
 ).findall
 
@@ -43,7 +42,7 @@ class Outflow:
 
     __slots__ = (
         "_base", "_before", "_before_open", "_block_pieces", "_block_text", "_density", "_due_bytes", "_held_nanos",
-        "_held_tokens", "_input_femtos", "_is_known", "_last", "_most", "_other", "_pieces", "_price", "_rate",
+        "_held_tokens", "_input_femtos", "_is_known", "_last", "_mark", "_most", "_other", "_pieces", "_price", "_rate",
         "_reader", "_text", "_told", "_told_text", "_waiting", "_waiting_bytes", "ask_at", "claimed", "covered",
         "input", "open_choices", "output",
     )  # fmt: skip
@@ -51,6 +50,7 @@ class Outflow:
     def __init__(self, ask: Ask, reserved: Reservation, price: Price, reader: EventReader) -> None:
         """Begin a stream whose admission reserved `reserved` at `price`; `reader` knows its protocol."""
         self._reader = reader
+        self._mark = reader.piece_mark
         self._told: Reported = NOTHING_REPORTED
         self._price = price
         self._density = reserved.profile.model.text.bound
@@ -107,7 +107,7 @@ class Outflow:
 
     def _add(self, block: bytes) -> tuple[int, int]:
         """Count the text of a block; return its pieces and bytes."""
-        deltas = block.count(_DELTA)
+        deltas = block.count(self._mark)
         if not deltas:
             self._other += len(block)
             return 0, 0
@@ -116,7 +116,7 @@ class Outflow:
             self.open_choices -= self._reader.finished(block)
         found = _texts_of(block, self._reader.text_mark)
         if len(found) != deltas or 0 in found:
-            found = [len(text) for text in _texts(block, block.find(_DELTA)) if text]
+            found = [len(text) for text in _texts(block, block.find(self._mark)) if text]
         pieces, text = len(found), sum(found)
         self._pieces += pieces
         self._text += text
@@ -125,7 +125,7 @@ class Outflow:
     def _remember(self, blocks: list[bytes]) -> None:
         """Keep the last events, from the last block with a delta."""
         for at in range(len(blocks) - 1, -1, -1):
-            if _DELTA in blocks[at]:
+            if self._mark in blocks[at]:
                 self._last = b"".join(blocks[at:])
                 return
         self._last += b"".join(blocks)
@@ -167,6 +167,7 @@ class Outflow:
         self._input_femtos = (
             usage.input * rates.input + usage.cache_read * rates.cache_read + usage.cache_write * rates.cache_write
             + usage.cache_write_1h * rates.cache_write_1h + usage.audio_input * rates.audio_input
+            + usage.image_input * (rates.input if rates.image_input < 0 else rates.image_input)
             + self._price.request_nanos * FEMTOS_PER_NANO
         )  # fmt: skip
         self._cover()
@@ -267,11 +268,13 @@ def _texts_of(block: bytes, mark: bytes) -> list[int]:
 
 def _without_output(usage: TokenUsage) -> TokenUsage:
     return TokenUsage(
-        usage.input, 0, usage.cache_read, usage.cache_write, usage.cache_write_1h, 0, usage.audio_input
+        usage.input, 0, usage.cache_read, usage.cache_write, usage.cache_write_1h, 0, usage.audio_input, 0,
+        usage.image_input,
     )  # fmt: skip
 
 
 def _with_output(usage: TokenUsage, output: int) -> TokenUsage:
     return TokenUsage(
-        usage.input, output, usage.cache_read, usage.cache_write, usage.cache_write_1h, 0, usage.audio_input
+        usage.input, output, usage.cache_read, usage.cache_write, usage.cache_write_1h, 0, usage.audio_input, 0,
+        usage.image_input,
     )  # fmt: skip

@@ -1,9 +1,8 @@
-"""Anthropic's protocol: messages. Which fields matter, where the usage is, what its counts mean.
+"""Anthropic's protocol: messages, and counting their tokens. Which fields matter, where the usage is.
 
-Usage: `input_tokens` leaves out what was read from or written to the cache, which are counted beside it;
-`output_tokens` holds the thinking. In a stream `message_start` tells the input and `message_delta` repeats the counts
-so far: the last word of each count holds, and counts are never summed. A stream ends with `message_stop`; one that is
-cut off ends its open block, and stops for the reason `max_tokens`.
+In a stream `message_start` tells the input and `message_delta` repeats the counts so far: the last word of each count
+holds, and counts are never summed. A stream ends with `message_stop`; one that is cut off ends its open block, and
+stops for the reason `max_tokens`. What counts mean is in `anthropic_usage`.
 """
 
 from __future__ import annotations
@@ -13,52 +12,32 @@ from typing import Any
 import msgspec
 
 from ingress.core.ask import MAX_ASKED_TOKENS, Ask, count_field, flag_field, text_field
+from ingress.core.counts import repaired, salvaged
 from ingress.core.cutoff import CutOff
-from ingress.core.reported import (
-    ERROR_ANSWER,
-    ERROR_EVENT,
-    NOTHING_REPORTED,
-    Count,
-    Reported,
-    UnbelievableUsage,
-)
+from ingress.core.providers.anthropic_usage import NO_USAGE, Usage, merge, report, usage_of
+from ingress.core.reported import ERROR_ANSWER, ERROR_EVENT, NOTHING_REPORTED, Reported
 from ingress.core.sse import data_of, split_events
 from ingress.core.strict_json import replace_text_member
-from schemas.tokens import TokenUsage
+from schemas.flags import MALFORMED
+from schemas.tokens import NO_TOKENS
 
-
-class _CacheCreation(msgspec.Struct):
-    ephemeral_5m_input_tokens: Count | None = None
-    ephemeral_1h_input_tokens: Count | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    thinking_tokens: Count | None = None
-
-
-class _Usage(msgspec.Struct):
-    input_tokens: Count | None = None
-    output_tokens: Count | None = None
-    cache_creation_input_tokens: Count | None = None
-    cache_read_input_tokens: Count | None = None
-    cache_creation: _CacheCreation | None = None
-    output_tokens_details: _OutputDetails | None = None
+_FAULTS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 class _Message(msgspec.Struct):
-    usage: _Usage | None = None
-    model: str | None = None
-    type: str | None = None
+    usage: msgspec.Raw = NO_USAGE
+    model: Any = None
+    type: Any = None
 
 
 class _Event(msgspec.Struct):
-    type: str | None = None
+    type: Any = None
     message: _Message | None = None
-    usage: _Usage | None = None
+    usage: msgspec.Raw = NO_USAGE
 
 
 class _Kind(msgspec.Struct):
-    type: str | None = None
+    type: Any = None
 
 
 class _BlockEvent(msgspec.Struct):
@@ -86,57 +65,70 @@ def prepare(body: bytes, fields: dict[str, Any], ask: Ask, upstream: str) -> byt
     return body if ask.model == upstream else replace_text_member(body, "model", ask.model, upstream)
 
 
+def read_counted(fields: dict[str, Any]) -> Ask:
+    """Understand the body of a count of tokens, which costs nothing; `InputError` names the field that is wrong."""
+    return Ask(text_field(fields, "model"), output_tokens=0, is_free=True)
+
+
 def read_answer(body: bytes) -> Reported:
     """Return what a whole answer reports."""
     try:
         answer = _decode_answer(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return Reported(fault="unreadable_usage", is_final=False)
-    reported = _reported(answer.model, answer.usage, True)
+    except _FAULTS:
+        return _unreadable(body)
+    odd: set[str] = set()
+    usage = usage_of(bytes(answer.usage), odd)
+    reported = report(answer.model, usage, odd, True)
     return msgspec.structs.replace(reported, failed=ERROR_ANSWER) if answer.type == "error" else reported
+
+
+def read_count(body: bytes) -> Reported:
+    """Return what a count of tokens reports: it counts tokens that nobody bills."""
+    try:
+        return Reported("", NO_TOKENS, failed=ERROR_ANSWER if _decode_kind(body).type == "error" else "")
+    except _FAULTS:
+        return Reported("", NO_TOKENS)
 
 
 class AnthropicStream:
     """Reads the events of one streamed message that may matter (see `sse.EventReader`)."""
 
-    __slots__ = ("_counts", "_model", "failed", "is_complete", "reported")
+    __slots__ = ("_counts", "_model", "_odd", "failed", "is_complete", "reported")
 
-    end_mark = b"message_stop"
-    usage_mark = b'"usage"'
+    end_mark = b'"message_'
+    usage_mark = b'"message_'
+    piece_mark = b'"delta"'
     text_mark = b'"text":"'
 
     def __init__(self) -> None:
         """Start reading."""
-        self._counts = _Usage()
-        self._model: str | None = None
+        self._counts: Usage | None = None
+        self._odd: set[str] = set()
+        self._model: Any = None
         self.reported = NOTHING_REPORTED
         self.is_complete = False
         self.failed = ""
 
-    def may_have_usage(self, block: bytes) -> bool:
-        """Tell whether a block that has the mark may hold usage."""
-        return True
-
     def is_end(self, data: bytes) -> bool:
         """Tell whether the data of an event ends the stream."""
         try:
-            return _decode_event(data).type == "message_stop"
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return bool(_decode_kind(data).type == "message_stop")
+        except _FAULTS:
             return False
 
     def take(self, data: bytes) -> bool:
         """Note the usage in the data of an event; nothing is ever hidden."""
         try:
             event = _decode_event(data)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            self.reported = Reported(self._model or "", fault="unreadable_usage", is_final=False)
+        except _FAULTS:
+            if b'"usage"' in data:
+                self._note_unreadable(data)
             return False
         if event.type == "message_start" and event.message is not None:
             self._model = event.message.model
-            self._note(event.message.usage, False)
+            self._note(bytes(event.message.usage), False)
         elif event.type == "message_delta":
-            self._note(event.usage, True)
-            self.is_complete = True
+            self._note(bytes(event.usage), True)
         return False
 
     def note_error(self, data: bytes) -> None:
@@ -144,7 +136,7 @@ class AnthropicStream:
         try:
             if _decode_kind(data).type == "error":
                 self.failed = ERROR_EVENT
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        except _FAULTS:
             return
 
     def finished(self, block: bytes) -> frozenset[int]:
@@ -166,14 +158,41 @@ class AnthropicStream:
             b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event)) for event in ends
         )
 
-    def _note(self, usage: _Usage | None, is_final: bool) -> None:
-        if usage is None:
+    def _note(self, raw: bytes, is_final: bool) -> None:
+        """Take a usage object: each count that it tells replaces what was told before."""
+        told = usage_of(raw, self._odd)
+        if told is None and not self._odd:
             return
-        for name in _Usage.__struct_fields__:
-            value = getattr(usage, name)
-            if value is not None:
-                setattr(self._counts, name, value)
-        self.reported = _reported(self._model, self._counts, is_final)
+        self._counts = merge(self._counts, told)
+        self.is_complete = self.is_complete or is_final
+        self.reported = report(self._model, self._counts, self._odd, is_final)
+
+    def _note_unreadable(self, data: bytes) -> None:
+        """Take an event that the strict decoder refuses, with whatever it says of the usage."""
+        found = salvaged(data)
+        kind = found.get("type") if isinstance(found, dict) else None
+        place = found.get("message") if kind == "message_start" else found
+        usage = place.get("usage") if isinstance(place, dict) else None
+        if usage is None or kind not in ("message_start", "message_delta"):
+            self._odd.add(MALFORMED)
+            self.reported = report(self._model, self._counts, self._odd, False)
+            return
+        if kind == "message_start":
+            self._model = place.get("model")
+        self._counts = merge(self._counts, repaired(usage, Usage, self._odd))
+        self.is_complete = self.is_complete or kind == "message_delta"
+        self.reported = report(self._model, self._counts, self._odd, kind == "message_delta")
+
+
+def _unreadable(body: bytes) -> Reported:
+    """Return the report of a whole answer that the strict decoder refuses, with whatever it says of its usage."""
+    found = salvaged(body)
+    usage = found.get("usage") if isinstance(found, dict) else None
+    odd: set[str] = set()
+    if usage is None:
+        odd.add(MALFORMED)
+        return report(None, None, odd, True)
+    return report(found.get("model"), repaired(usage, Usage, odd), odd, True)
 
 
 def _open_block(last: bytes) -> int | None:
@@ -182,46 +201,10 @@ def _open_block(last: bytes) -> int | None:
     for event in split_events(last):
         try:
             found = _decode_block_event(data_of(event))
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        except _FAULTS:
             continue
         if found.type in ("content_block_start", "content_block_delta"):
             index = found.index
         elif found.type == "content_block_stop":
             index = None
     return index
-
-
-def _reported(model: str | None, usage: _Usage | None, is_final: bool) -> Reported:
-    name = (model or "")[:128]
-    if usage is None:
-        return Reported(name, is_final=False)
-    try:
-        return Reported(name, normalise(usage), is_final)
-    except UnbelievableUsage:
-        return Reported(name, fault="contradictory_usage", is_final=False)
-
-
-def normalise(usage: _Usage) -> TokenUsage:
-    """Return the disjoint classes of a usage object; `UnbelievableUsage` if it contradicts itself."""
-    fresh, output = usage.input_tokens, usage.output_tokens
-    if fresh is None or output is None:
-        raise UnbelievableUsage("input_tokens or output_tokens is missing")
-    if usage.cache_creation is None and usage.output_tokens_details is None:
-        return TokenUsage(fresh, output, usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0)
-    short, long = _split_written(usage)
-    thinking = (usage.output_tokens_details.thinking_tokens if usage.output_tokens_details is not None else None) or 0
-    if thinking > output:
-        raise UnbelievableUsage("thinking_tokens is more than output_tokens")
-    return TokenUsage(fresh, output - thinking, usage.cache_read_input_tokens or 0, short, long, thinking)
-
-
-def _split_written(usage: _Usage) -> tuple[int, int]:
-    """Return the tokens written to the cache for five minutes and for an hour."""
-    creation = usage.cache_creation or _CacheCreation()
-    short, long = creation.ephemeral_5m_input_tokens, creation.ephemeral_1h_input_tokens or 0
-    total = usage.cache_creation_input_tokens
-    if total is None:
-        return short or 0, long
-    if long > total or (short is not None and short + long != total):
-        raise UnbelievableUsage("cache_creation does not add up to cache_creation_input_tokens")
-    return total - long, long

@@ -1,68 +1,50 @@
-"""OpenAI's protocol: chat completions and embeddings. Which fields matter, where the usage is, what is asked for.
+"""OpenAI's protocol: chat completions, embeddings, moderations. Which fields matter, where the usage is, what is asked.
 
-Usage: `prompt_tokens` holds the cached, cache-written and audio ones; `completion_tokens` holds reasoning and audio.
-Some compatible providers count reasoning beside the completion, which their `total_tokens` gives away.
-A stream ends with `data: [DONE]`; its usage comes, if asked for, in an extra chunk without choices before that.
-One that is cut off ends its choices with the reason `length`.
+A stream ends with `data: [DONE]`; its usage comes, if asked for, in an extra chunk without choices before that, and at
+some servers in the last chunk with choices, in every chunk, or in a member of Groq's own. It is cumulative: the last
+word counts. A stream that is cut off ends its choices with the reason `length`. What counts mean is in `openai_usage`.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from ingress.core.ask import MAX_ASKED_TOKENS, MAX_CHOICES, Ask, count_field, flag_field, text_field
 from ingress.core.cutoff import CutOff
-from ingress.core.reported import (
-    ERROR_ANSWER,
-    ERROR_EVENT,
-    NOTHING_REPORTED,
-    Count,
-    Reported,
-    UnbelievableUsage,
-)
+from ingress.core.providers.openai_usage import NO_USAGE, report, unreadable
+from ingress.core.reported import ERROR_ANSWER, ERROR_EVENT, NOTHING_REPORTED, Reported
 from ingress.core.sse import ERROR_MARK, data_of, split_events
 from ingress.core.strict_json import append_member, replace_member, replace_text_member
-from schemas.tokens import TokenUsage
+from schemas.tokens import NO_TOKENS
 
+MODERATION_MODEL = "omni-moderation-latest"
+"""Of a moderation that names none."""
 _ASKS_USAGE = b'{"include_usage":true}'
 
 
-class _InputDetails(msgspec.Struct):
-    cached_tokens: Count | None = None
-    cache_write_tokens: Count | None = None
-    audio_tokens: Count | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: Count | None = None
-    audio_tokens: Count | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: Count
-    completion_tokens: Count | None = None
-    total_tokens: Count | None = None
-    prompt_tokens_details: _InputDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-
-
 class _Answer(msgspec.Struct):
-    usage: _Usage | None = None
-    model: str | None = None
+    usage: msgspec.Raw = NO_USAGE
+    model: Any = None
+    service_tier: Any = None
 
 
-class _Chunk(msgspec.Struct):
-    usage: _Usage | None = None
-    model: str | None = None
-    choices: list[msgspec.Raw] | None = None
+class _Groq(msgspec.Struct):
+    usage: msgspec.Raw = NO_USAGE
 
 
 class _Choice(msgspec.Struct):
-    index: int = 0
-    finish_reason: str | None = None
+    index: Any = 0
+    finish_reason: Any = None
+
+
+class _Chunk(msgspec.Struct):
+    usage: msgspec.Raw = NO_USAGE
+    model: Any = None
+    service_tier: Any = None
+    choices: list[_Choice] | None = None
+    x_groq: _Groq | None = None
 
 
 class _Failure(msgspec.Struct):
@@ -86,7 +68,7 @@ _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_any = msgspec.json.Decoder().decode
 _COMMON = frozenset({"id", "object", "created", "model", "service_tier", "system_fingerprint"})
-_has_usage = re.compile(rb'"usage"\s*:\s*\{').search
+_FAULTS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 def read_chat(fields: dict[str, Any]) -> Ask:
@@ -109,6 +91,22 @@ def read_embeddings(fields: dict[str, Any]) -> Ask:
     return Ask(text_field(fields, "model"), output_tokens=0)
 
 
+def read_moderation(fields: dict[str, Any]) -> Ask:
+    """Understand the body of a moderation, which costs nothing; `InputError` names the field that is wrong."""
+    model = MODERATION_MODEL if fields.get("model") is None else text_field(fields, "model")
+    return Ask(model, output_tokens=0, is_free=True)
+
+
+def rename(body: bytes, fields: dict[str, Any], ask: Ask, upstream: str) -> bytes:
+    """Return the body for the provider: the upstream's model name, and nothing else changed."""
+    given = fields.get("model", ask)
+    if given is ask:
+        return append_member(body, "model", msgspec.json.encode(upstream)) if fields else body
+    if given is None:
+        return replace_member(body, "model", msgspec.json.encode(upstream))
+    return body if given == upstream else replace_text_member(body, "model", given, upstream)
+
+
 def prepare(body: bytes, fields: dict[str, Any], ask: Ask, upstream: str) -> bytes:
     """Return the body for the provider: the upstream's model name, and the usage of a stream asked for."""
     if ask.model != upstream:
@@ -125,23 +123,36 @@ def prepare(body: bytes, fields: dict[str, Any], ask: Ask, upstream: str) -> byt
     return body  # no options at all: the provider says what is wrong with them
 
 
-def read_answer(body: bytes) -> Reported:
+def read_answer(body: bytes, has_output: bool = True) -> Reported:
     """Return what a whole answer reports."""
     try:
         answer = _decode_answer(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return Reported(fault="unreadable_usage", is_final=False)
-    reported = _reported(answer.model, answer.usage)
+    except _FAULTS:
+        return unreadable(body, (), has_output)
+    reported = report(answer.model, bytes(answer.usage), answer.service_tier, None, has_output)
     if ERROR_MARK in body and is_failure(body):
         return msgspec.structs.replace(reported, failed=ERROR_ANSWER)
     return reported
+
+
+def read_embedded(body: bytes) -> Reported:
+    """Return what an answer without output tokens reports."""
+    return read_answer(body, False)
+
+
+def read_moderated(body: bytes) -> Reported:
+    """Return what a moderation reports: no usage is none, explicitly."""
+    reported = read_answer(body, False)
+    if reported.usage is not None or reported.fault or reported.failed:
+        return reported
+    return Reported(reported.model, NO_TOKENS)
 
 
 def is_failure(data: bytes) -> bool:
     """Tell whether a JSON text says that an answer has failed."""
     try:
         return _decode_failure(data).is_one
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except _FAULTS:
         return False
 
 
@@ -151,8 +162,11 @@ class OpenAIStream:
     __slots__ = ("_hides_usage", "failed", "is_complete", "reported")
 
     end_mark = b"[DONE]"
-    usage_mark = b'"usage"'
+    usage_mark = b'_tokens"'
+    piece_mark = b'"delta"'
     text_mark = b'"content":"'
+    _object = "chat.completion.chunk"
+    _no_text: ClassVar[dict[str, Any]] = {"delta": {}}
 
     def __init__(self, hides_usage: bool) -> None:
         """Start reading; `hides_usage` takes the chunk out that only the gateway asked for."""
@@ -160,10 +174,6 @@ class OpenAIStream:
         self.reported = NOTHING_REPORTED
         self.is_complete = False
         self.failed = ""
-
-    def may_have_usage(self, block: bytes) -> bool:
-        """Tell whether a block holds usage: `"usage":null`, which most chunks have, is none."""
-        return block.count(b'"usage"') != block.count(b'"usage":null') and _has_usage(block) is not None
 
     def is_end(self, data: bytes) -> bool:
         """Tell whether the data of an event ends the stream."""
@@ -173,14 +183,19 @@ class OpenAIStream:
         """Note the usage in the data of an event; True if the client must not see the event."""
         try:
             chunk = _decode_chunk(data)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            self.reported = Reported(fault="unreadable_usage", is_final=False)
+        except _FAULTS:
+            if b'"usage"' in data:
+                self.reported = unreadable(data)
             return False
-        if chunk.usage is None:
+        usage = bytes(chunk.usage)
+        if usage == b"null" and chunk.x_groq is not None:
+            usage = bytes(chunk.x_groq.usage)
+        if usage == b"null":
             return False
-        self.reported = _reported(chunk.model, chunk.usage)
-        self.is_complete = not chunk.choices
-        return self._hides_usage and self.is_complete
+        self.reported = report(chunk.model, usage, chunk.service_tier)
+        choices = chunk.choices
+        self.is_complete = not choices or all(choice.finish_reason for choice in choices)
+        return self._hides_usage and not choices
 
     def note_error(self, data: bytes) -> None:
         """Note an event that says that the answer has failed."""
@@ -193,18 +208,20 @@ class OpenAIStream:
         for event in split_events(block) if b'"finish_reason"' in block else ():
             try:
                 chunk = _decode_ends(data_of(event))
-            except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            except _FAULTS:
                 continue
-            found |= {choice.index for choice in chunk.choices or () if choice.finish_reason}
+            found |= {
+                choice.index for choice in chunk.choices or () if choice.finish_reason and type(choice.index) is int
+            }
         return frozenset(found)
 
     def ending(self, last: bytes, cut: CutOff) -> bytes:
         """Return the events that end the stream: reason `length` for open choices, the usage if asked for, the mark."""
         chunk: dict[str, Any] = {
-            "id": cut.answer_id, "object": "chat.completion.chunk", "created": cut.now_s, "model": cut.model,
+            "id": cut.answer_id, "object": self._object, "created": cut.now_s, "model": cut.model,
         }  # fmt: skip
         chunk.update(_head_of(last))
-        end: dict[str, Any] = {"delta": {}, "logprobs": None, "finish_reason": "length"}
+        end: dict[str, Any] = {**self._no_text, "logprobs": None, "finish_reason": "length"}
         usage: dict[str, Any] = {} if self._hides_usage else {"usage": None}
         chunks = [{**chunk, "choices": [{"index": at, **end} for at in cut.choices], **usage,
                    "tollway": cut.notice}]  # fmt: skip
@@ -220,56 +237,19 @@ def _head_of(last: bytes) -> dict[str, Any]:
     for event in reversed(split_events(last)):
         try:
             chunk = _decode_any(data_of(event))
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        except _FAULTS:
             continue
         if isinstance(chunk, dict) and "choices" in chunk:
             return {name: value for name, value in chunk.items() if name in _COMMON}
     return {}
 
 
-def _reported(model: str | None, usage: _Usage | None) -> Reported:
-    name = (model or "")[:128]
-    if usage is None:
-        return Reported(name, is_final=False)
-    try:
-        return Reported(name, normalise(usage))
-    except UnbelievableUsage:
-        return Reported(name, fault="contradictory_usage", is_final=False)
+class CompletionsStream(OpenAIStream):
+    """The same for legacy completions, whose choices have their text in `text`."""
 
+    __slots__ = ()
 
-def normalise(usage: _Usage) -> TokenUsage:
-    """Return the disjoint classes of a usage object; `UnbelievableUsage` if it contradicts itself."""
-    prompt, completion = usage.prompt_tokens, usage.completion_tokens or 0
-    beside = 0 if usage.total_tokens is None else usage.total_tokens - prompt - completion
-    if beside < 0:
-        raise UnbelievableUsage("total_tokens is less than its parts")
-    if usage.prompt_tokens_details is None and usage.completion_tokens_details is None and not beside:
-        return TokenUsage(prompt, completion)
-    fresh, cached, written, audio_in = _split_input(prompt, usage.prompt_tokens_details)
-    text, reasoning, audio_out = _split_output(completion, beside, usage.completion_tokens_details)
-    return TokenUsage(fresh, text, cached, written, 0, reasoning, audio_in, audio_out)
-
-
-def _split_input(prompt: int, details: _InputDetails | None) -> tuple[int, int, int, int]:
-    """Return (full price, cached, cache-written, audio) tokens of a prompt."""
-    if details is None:
-        return prompt, 0, 0, 0
-    cached, written = details.cached_tokens or 0, details.cache_write_tokens or 0
-    audio = details.audio_tokens or 0
-    if cached + written > prompt or audio > prompt:
-        raise UnbelievableUsage("prompt_tokens_details has more than prompt_tokens")
-    audio = min(audio, prompt - cached - written)  # audio that was cached is cached
-    return prompt - cached - written - audio, cached, written, audio
-
-
-def _split_output(completion: int, beside: int, details: _OutputDetails | None) -> tuple[int, int, int]:
-    """Return (text, reasoning, audio) tokens; `beside` are those that only the total has, which are reasoning."""
-    reasoning = (details.reasoning_tokens if details is not None else None) or 0
-    audio = (details.audio_tokens if details is not None else None) or 0
-    if beside:
-        if reasoning not in (0, beside) or audio > completion:
-            raise UnbelievableUsage("total_tokens is neither with nor without reasoning_tokens")
-        return completion - audio, beside, audio
-    if reasoning + audio > completion:
-        raise UnbelievableUsage("completion_tokens_details has more than completion_tokens")
-    return completion - reasoning - audio, reasoning, audio
+    piece_mark = b'"text"'
+    text_mark = b'"text":"'
+    _object = "text_completion"
+    _no_text: ClassVar[dict[str, Any]] = {"text": ""}

@@ -39,25 +39,6 @@ def test_usage_becomes_disjoint_classes(usage: dict[str, Any], expected: TokenUs
     assert (reported.usage, reported.model, reported.fault) == (expected, "c-1", "")
 
 
-@pytest.mark.parametrize(
-    "usage",
-    [
-        {"input_tokens": -1, "output_tokens": 5},
-        {"input_tokens": 10},
-        {"output_tokens": 10},
-        {"input_tokens": False, "output_tokens": 5},
-        {"input_tokens": 10, "output_tokens": 5, "output_tokens_details": {"thinking_tokens": 6}},
-        {"input_tokens": 1, "output_tokens": 1, "cache_creation_input_tokens": 3,
-         "cache_creation": {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 4}},
-    ],
-)  # fmt: skip
-def test_unbelievable_usage_is_rejected_with_a_reason(usage: dict[str, Any]) -> None:
-    """Counts that cannot be are no usage, and no exception either."""
-    reported = read_answer(_answer(**usage))
-    assert reported.usage is None
-    assert reported.fault in ("unreadable_usage", "contradictory_usage")
-
-
 def test_last_word_of_each_count_holds_in_a_stream() -> None:
     """Counts of a stream are so far, never sums: `message_delta` replaces what `message_start` said."""
     stream = AnthropicStream()
