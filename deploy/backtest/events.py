@@ -76,6 +76,12 @@ class Use(NamedTuple):
     duration_ms: int
     is_estimated: bool = False
 
+    def known(self, measure: str) -> Use:
+        """Return what is certain of a request that was refused by a rule of `measure`; the rest is an estimate."""
+        return self._replace(
+            tokens=self.tokens if measure == "tokens" else 0, nanos=self.nanos if measure == "cost" else 0
+        )
+
 
 class Averages:
     """What served requests used so far, by key, model and operation: the best guess for one that was refused."""

@@ -122,7 +122,14 @@ class IdealReplica:
         self._registry.sweep(now_ms)
 
     def _ask(self, trial: Try, plan: Plan, now_ms: int) -> Hold | Denied:
-        use = trial.use
+        """Admit by what a request used; one that was refused is asked first by what is certain of it."""
+        use, event = trial.use, trial.event
+        if use.is_estimated and event.measure:
+            known = use.known(event.measure)
+            outcome = plan.admit(now_ms, known.tokens, known.nanos, passed=trial.passed)
+            if isinstance(outcome, Denied):
+                return outcome
+            outcome.settle(0, 0, 0)
         return plan.admit(now_ms, use.tokens, use.nanos, passed=trial.passed)
 
     def _climb(self, trial: Try, plan: Plan, outcome: Hold | Denied, now_ms: int) -> Held | Refusal | Delay | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import hypothesis.strategies as st
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from deploy.backtest.events import PastEvent
 from deploy.backtest.replica import Candidate, IdealReplica
@@ -116,6 +116,10 @@ def replayed(policy: str, events: Iterable[PastEvent], by: tuple[str, ...] = ("t
 
 @settings(max_examples=80)
 @given(RULES, TRAFFIC)
+@example(  # what the refused request would have cost is an estimate, and a budget would refuse that
+    {"limits: {name: c, tpm: 900}", "budgets: {name: h, amount: 0.000002 USD, period: hour}"},
+    [Sent(0, 0, 300, 500, 5_000), Sent(0, 0, 300, 500, 5_000), Sent(0, 0, 300, 500, 5_000), Sent(0, 0, 1, 0, 0)],
+)
 def test_the_policy_that_was_in_force_refuses_what_it_refused(rules: set[str], traffic: list[Sent]) -> None:
     """Every request that was refused is refused again, by a rule of the same measure, and no other is."""
     policy = policy_of(rules)
