@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from ingress.core.protocols import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_EMBEDDINGS, Operation
+from ingress.core.protocols import OPERATIONS, Operation
 
-METERED: dict[bytes, Operation] = {
-    b"/v1/chat/completions": OPENAI_CHAT,
-    b"/v1/embeddings": OPENAI_EMBEDDINGS,
-    b"/v1/messages": ANTHROPIC_MESSAGES,
-}
+METERED: dict[bytes, Operation] = {b"/v1" + operation.path: operation for operation in OPERATIONS}

@@ -29,6 +29,7 @@ from schemas.fields import (
     matching,
 )
 from schemas.money import Price
+from schemas.operations import OperationName
 from schemas.price_parts import PriceOverride
 from schemas.rules import Budget, Counted, Limit, Queue, Rule
 from schemas.schedules import Schedule
@@ -142,7 +143,7 @@ class Model(DocumentPart):
     `unpriced_reserve`."""
     max_output_tokens: int = Field(default=16_384, ge=1)
     """What a reservation assumes if the request does not say."""
-    operations: tuple[Literal["chat.completions", "embeddings", "messages"], ...] | None = None
+    operations: tuple[OperationName, ...] | None = None
     """Left out: all that the provider's protocol has."""
     downgrade: ModelName | None = None
     """A model of this document, of the same protocol, that requests go on with where a rule says `downgrade`."""

@@ -43,7 +43,7 @@ NOTHING, WHOLE, END, CUT = range(4)
 
 SPARED = frozenset({"warn", "grace", "open"})
 """Notes that are recorded once a minute and row; what soft and shadow rules would have done is recorded each time."""
-OUTPUT_PARAMETERS = ("max_completion_tokens", "max_tokens")
+OUTPUT_PARAMETERS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """By which clients limit the output."""
 
 _REFUSED, _NONE = Status.REFUSED.value, UsageSource.NONE.value

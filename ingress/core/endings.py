@@ -168,7 +168,7 @@ class Ending(Following):
             reported = msgspec.structs.replace(reported, flags=(*reported.flags, *flags))
         tokens = usage.total
         price = plan.price
-        if source == NONE:
+        if source == NONE or (self._ask.is_free and not tokens):
             cost: int | None = 0
             nanos = 0
         elif price is None:

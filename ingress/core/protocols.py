@@ -9,7 +9,7 @@ import msgspec
 
 from ingress.core.ask import Ask
 from ingress.core.errors import Shape
-from ingress.core.providers import anthropic, openai
+from ingress.core.providers import anthropic, completions, openai, responses
 from ingress.core.reported import Reported
 from ingress.core.sse import EventReader
 
@@ -45,10 +45,37 @@ OPENAI_CHAT = Operation(
 )  # fmt: skip
 OPENAI_EMBEDDINGS = Operation(
     "embeddings", "openai", b"/embeddings",
-    openai.read_embeddings, openai.prepare, openai.read_answer, openai.OpenAIStream, False,
+    openai.read_embeddings, openai.prepare, openai.read_embedded, openai.OpenAIStream, False,
+)  # fmt: skip
+OPENAI_RESPONSES = Operation(
+    "responses", "openai", b"/responses",
+    responses.read_response, openai.rename, responses.read_answer, responses.ResponsesStream,
+)  # fmt: skip
+OPENAI_COMPACT = Operation(
+    "responses.compact", "openai", b"/responses/compact",
+    responses.read_compaction, openai.rename, responses.read_answer, responses.ResponsesStream,
+)  # fmt: skip
+OPENAI_INPUT_TOKENS = Operation(
+    "responses.input_tokens", "openai", b"/responses/input_tokens",
+    openai.read_free, openai.rename, openai.read_unbilled, openai.OpenAIStream, False,
+)  # fmt: skip
+OPENAI_COMPLETIONS = Operation(
+    "completions", "openai", b"/completions",
+    completions.read_completion, completions.prepare, completions.read_answer, completions.CompletionsStream,
+)  # fmt: skip
+OPENAI_MODERATIONS = Operation(
+    "moderations", "openai", b"/moderations",
+    openai.read_moderation, openai.rename, openai.read_moderated, openai.OpenAIStream, False,
 )  # fmt: skip
 ANTHROPIC_MESSAGES = Operation(
     "messages", "anthropic", b"/messages",
     anthropic.read_messages, anthropic.prepare, anthropic.read_answer, _open_messages,
 )  # fmt: skip
-OPERATIONS = (OPENAI_CHAT, OPENAI_EMBEDDINGS, ANTHROPIC_MESSAGES)
+ANTHROPIC_COUNT_TOKENS = Operation(
+    "messages.count_tokens", "anthropic", b"/messages/count_tokens",
+    anthropic.read_counted, anthropic.prepare, anthropic.read_count, _open_messages, False,
+)  # fmt: skip
+OPERATIONS = (
+    OPENAI_CHAT, OPENAI_RESPONSES, OPENAI_COMPACT, OPENAI_INPUT_TOKENS, OPENAI_COMPLETIONS, OPENAI_EMBEDDINGS,
+    OPENAI_MODERATIONS, ANTHROPIC_MESSAGES, ANTHROPIC_COUNT_TOKENS,
+)  # fmt: skip

@@ -27,17 +27,13 @@ from schemas.codec import encode_attribution
 from schemas.ids import secret_hash, shard_of
 from schemas.keys import VirtualKey
 from schemas.money import Price, completed
+from schemas.operations import OPERATIONS
 from schemas.policy import DEFAULT_RESERVE, Budget, KeyEntry, Limit, Model, Policy, Provider, attributes_of, tier_of
 from schemas.price_parts import price_of
 from schemas.rows import Measure, scope_text
 from schemas.usage import Attribution
 
 MAX_PLANS = 65_536
-OPERATIONS: Mapping[str, tuple[str, ...]] = {
-    "openai": ("chat.completions", "embeddings"),
-    "anthropic": ("messages",),
-}
-"""What each provider protocol has."""
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -97,6 +97,11 @@ def read_moderation(fields: dict[str, Any]) -> Ask:
     return Ask(model, output_tokens=0, is_free=True)
 
 
+def read_free(fields: dict[str, Any]) -> Ask:
+    """Understand the body of a request that counts tokens, which costs nothing; `InputError` names a wrong field."""
+    return Ask(text_field(fields, "model"), output_tokens=0, is_free=True)
+
+
 def rename(body: bytes, fields: dict[str, Any], ask: Ask, upstream: str) -> bytes:
     """Return the body for the provider: the upstream's model name, and nothing else changed."""
     given = fields.get("model", ask)
@@ -146,6 +151,11 @@ def read_moderated(body: bytes) -> Reported:
     if reported.usage is not None or reported.fault or reported.failed:
         return reported
     return Reported(reported.model, NO_TOKENS)
+
+
+def read_unbilled(body: bytes) -> Reported:
+    """Return what an answer reports that counts tokens: they are not used."""
+    return Reported("", NO_TOKENS, failed=ERROR_ANSWER if ERROR_MARK in body and is_failure(body) else "")
 
 
 def is_failure(data: bytes) -> bool:

@@ -74,6 +74,11 @@ def read_response(fields: dict[str, Any]) -> Ask:
     )
 
 
+def read_compaction(fields: dict[str, Any]) -> Ask:
+    """Understand the body of a request to make a context smaller; `InputError` names the field that is wrong."""
+    return Ask(text_field(fields, "model"))
+
+
 def read_answer(body: bytes) -> Reported:
     """Return what a whole response reports."""
     try:
