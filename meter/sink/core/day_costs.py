@@ -17,7 +17,7 @@ from meter.sink.core.usage_pages import _NANOS
 
 MOST_DAYS = 400
 EDGE_MS = 120_000
-"""An event that ends in another day than it began in, or so close to midnight, may be in either day of an invoice."""
+"""An event that ends in another day than it began in, or so close before, may be in either day of an invoice."""
 GROUP = ("org", "project", "team", "user", "key_id", "tags")
 
 _INPUT = (
@@ -49,11 +49,9 @@ MEASURES = {
     "unknown_events": "toInt64(sumIf(e.stands_for, e.usage_source = 'unknown'))",
     "unknown_nanos": _NANOS.format("sumIf(e.charge_usd, e.usage_source = 'unknown')"),
     "left_nanos": _NANOS.format(f"sumIf({_COST}, {_BEGINS} + e.duration_ms >= 86400000 - {EDGE_MS})"),
-    "early_nanos": _NANOS.format(f"sumIf({_COST}, {_BEGINS} < {EDGE_MS})"),
     "late_nanos": _NANOS.format(f"sumIf({_COST}, NOT ({_SUM}) AND e.logged_at >= {{exported:DateTime64(3, 'UTC')}})"),
 }
-"""Sums of a group. `left` may be of the next day by the provider's books, `early` of the one before; `late` came in
-after the invoice was exported."""
+"""Sums of a group. `left` may be of the next day by the provider's books; `late` came in after the export."""
 COLUMNS = ("day", "model", "model_reported", *GROUP, *MEASURES, "occurred_ms", "operation", "rows", "largest_nanos")
 """Of a line. The last four are those of the group's largest event: what its corrections are booked like."""
 
