@@ -6,7 +6,7 @@ whole life of a request, `climb` what happens at the cap of a rule. Free of I/O,
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from ingress.core.caps import NO_CAPS, Broken, broken_cap
 from ingress.core.climb import Climb
@@ -175,7 +175,12 @@ class Admitting:
 
     def _go_on(self, outcome: Hold | Denied | None, climb: Climb, now_ms: int) -> None:
         """Go on after a step of the climb, which may end in WAITING again."""
-        self._climbed(outcome, climb, now_ms)
+        is_over = outcome is not None and not isinstance(outcome, Denied)
+        if is_over and (refused := self._withdrawn(now_ms)) is not None:
+            cast(Hold, outcome).settle(0, 0, 0)
+            self._refusal = Refusal(refused.status, refused.reason, refused.message, refused)
+        else:
+            self._climbed(outcome, climb, now_ms)
         if self._refusal is not None:
             self._refuse(self._refusal, now_ms)
 
@@ -211,6 +216,13 @@ class Admitting:
             self._climbed(climb.take(hold, now_ms), climb, now_ms)
         else:
             self._send_admitted(hold, reserved, now_ms)
+
+    def _withdrawn(self, now_ms: int) -> Refused | None:
+        """Return why the request may not go on any more, though it may as far as limits go."""
+        resolver = self._context.resolver
+        assert resolver is not None
+        assert self._key is not None
+        return resolver.withdrawn(self._key, self._ask.model, self._operation.name, now_ms)
 
     def _climbed(self, outcome: Hold | Denied | None, climb: Climb, now_ms: int) -> None:
         """Take how far the climb has come."""

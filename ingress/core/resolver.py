@@ -27,7 +27,7 @@ from schemas.codec import encode_attribution
 from schemas.ids import secret_hash, shard_of
 from schemas.keys import VirtualKey
 from schemas.money import Price, completed
-from schemas.operations import OPERATIONS
+from schemas.operations import ACCOUNT_OPERATIONS, OPERATIONS
 from schemas.policy import DEFAULT_RESERVE, Budget, KeyEntry, Limit, Model, Policy, Provider, attributes_of, tier_of
 from schemas.price_parts import price_of
 from schemas.rows import Measure, scope_text
@@ -127,6 +127,19 @@ class Resolver:
             # A key of the document is what the document says, but it may have been revoked since.
             if key is None or key.revoked_ms is None:
                 key = listed
+        return self._usable(key, now_ms) or key
+
+    def withdrawn(self, key: VirtualKey, model: str, operation: str, now_ms: int) -> Refused | None:
+        """Return why a request that has waited may not go on: its key was revoked, or what it belongs to is frozen."""
+        present = self._keyring.by_hash.get(hash_of(key.hash), key)
+        refused = self._usable(present, now_ms)
+        if refused is None:
+            found = self.plan(key, model, operation)
+            refused = found if isinstance(found, Refused) else None
+        return refused
+
+    def _usable(self, key: VirtualKey, now_ms: int) -> Refused | None:
+        """Return why a key may not be used; None if it may."""
         if key.revoked_ms is not None:
             return Refused("key_revoked", 401, f"The virtual key {key.id!r} was revoked. Use another key.")
         if key.expires_ms is not None and now_ms >= key.expires_ms:
@@ -134,11 +147,19 @@ class Resolver:
         if key.org not in self.policy.orgs:
             told = f"The organisation {key.org!r} of the virtual key {key.id!r} is not in the policy any more."
             return Refused("unknown_org", 403, f"{told} Add it, or use a key of another organisation.")
-        return key
+        return None
 
     def models(self, key: VirtualKey) -> list[tuple[str, Model]]:
         """Return (name that clients send, model) of what `key` may use, in the document's order."""
         return [(name, model) for name, model in self.policy.models.items() if _allows(key, _served(name, model))]
+
+    def account_model(self, key: VirtualKey, operation: str) -> str | Refused:
+        """Return the model by whose provider `key` does what names no model: the first that it may use for it."""
+        for name, model in self.models(key):
+            if model.operations is not None and operation in model.operations:
+                return name
+        told = f"No model that the virtual key {key.id!r} may use names {operation!r} under 'operations' in the policy."
+        return Refused("wrong_operation", 403, f"{told} Ask your platform team to add it, if you are to have it.")
 
     # ----------------------------------------------------------------------------------------------------- plans
 
@@ -173,7 +194,8 @@ class Resolver:
             return Refused("model_not_allowed", 403, told)
         provider = policy.providers[entry.provider]
         offered = OPERATIONS[provider.protocol] if entry.operations is None else entry.operations
-        if operation not in offered or operation not in OPERATIONS[provider.protocol]:
+        known = (*OPERATIONS[provider.protocol], *ACCOUNT_OPERATIONS[provider.protocol])
+        if operation not in offered or operation not in known:
             told = f"The model {model!r} does not serve {operation}, only {', '.join(offered)}."
             return Refused("wrong_operation", 400, told)
         return self._plan(key, model, entry, operation)

@@ -138,12 +138,16 @@ class FakeResolver:
         self.plans = {"gpt-x": plan, "nick": plan}
         self._refused = refused
         self.key = VirtualKey("k-1", "sha256:" + "0" * 64, "acme", team="search")
+        self.gone: Refused | None = None
 
     def authenticate(self, secret: bytes, now_ms: int) -> VirtualKey | Refused:
         return self.key if secret == b"tw-good" else self._refused("unknown_key", 401)
 
     def plan(self, key: VirtualKey, model: str, operation: str) -> FakePlan | Refused:
         return self.plans.get(model) or self._refused("unknown_model", 404)
+
+    def withdrawn(self, key: VirtualKey, model: str, operation: str, now_ms: int) -> Refused | None:
+        return self.gone
 
 
 class Stage:

@@ -10,6 +10,7 @@ from ingress.core.admitting import WAITING
 from ingress.core.caps import Cap, Caps
 from ingress.core.ladder import MAX_PACE_MS
 from ingress.core.protocols import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_EMBEDDINGS, Operation
+from ingress.core.resolver import Refused
 from ingress.core.verdicts import Denied, Note
 from schemas.codec import decode_attribution
 from schemas.published import PROPAGATION_P99_MS, WAIT_MS
@@ -83,6 +84,22 @@ def test_request_that_waits_in_vain_is_refused_with_what_happened() -> None:
     (decision,) = stage.decisions
     assert (decision.action, decision.waited_ms, decision.reason) == ("refuse", 250, "rpm")
     assert stage.terminal.status == "refused"
+
+
+@pytest.mark.parametrize("script", [SHORT_HERE, QUEUE, THROTTLE])
+def test_who_waited_does_not_go_on_once_that_was_withdrawn(script: Denied) -> None:
+    """A key that was revoked meanwhile, or a scope that was frozen, ends the wait; what was held is given back."""
+    stage = _at_cap(script)
+    resolver: Any = stage.context.resolver
+    resolver.gone = Refused("frozen", 403, "org=acme is frozen: a leaked key.")
+    if script is THROTTLE:
+        stage.exchange.woken(NOW + 300)
+    else:
+        stage.serve(stage.plan.admit(NOW + 70, 1, 0), NOW + 70)
+    assert stage.terminal.status == "refused"
+    assert (stage.terminal.error, stage.terminal.http_status) == ("frozen", 403)
+    assert stage.plan.holds[-1].settled == [(0, 0, 0)]
+    assert "request" not in stage.names
 
 
 def test_full_line_refuses_at_once() -> None:

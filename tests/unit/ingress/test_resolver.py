@@ -451,3 +451,17 @@ def test_a_frozen_scope_refuses_until_it_is_released(scope: str, is_frozen: bool
         assert told.message.startswith(f"{scope} is frozen: a leaked key.")
     overrides.put_freeze(scope, None)
     assert isinstance(resolver.plan(key_of(), "best", "chat.completions"), Plan)
+
+
+def test_what_has_waited_goes_on_unless_its_key_was_revoked_or_its_scope_frozen() -> None:
+    """A request may wait for longer than such news takes; it is looked at again before it goes on."""
+    overrides, keyring, key = Overrides(), keyring_of(key_of(SECRET)), key_of(SECRET)
+    resolver = resolver_of(ALIASES, overrides=overrides, prices={}, keyring=keyring)
+    assert resolver.withdrawn(key, "best", "chat.completions", START_MS) is None
+    overrides.put_freeze("org=acme", Freeze("org=acme", "a leaked key", "bob", START_MS))
+    resolver.forget_plans()
+    assert refused(resolver.withdrawn(key, "best", "chat.completions", START_MS)).reason == "frozen"
+    overrides.put_freeze("org=acme", None)
+    assert resolver.withdrawn(key, "best", "chat.completions", START_MS) is None
+    keyring.put(key.id, key_of(SECRET, revoked_ms=START_MS))
+    assert refused(resolver.withdrawn(key, "best", "chat.completions", START_MS)).reason == "key_revoked"
