@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from ingress.adapters.driver import Driver, Services
 from ingress.core.errors import error_body
-from ingress.routes import METERED
+from ingress.routes import find
 
 MAX_HEAD_BYTES = 65_536
 """More than this without the end of a request's head is refused with 431."""
@@ -112,12 +112,9 @@ class MeteredProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin an exchange, or hand the request to ASGI."""
         self.head_bytes = -1
-        query = b""
-        operation = METERED.get(self.url)
-        if operation is None and b"?" in self.url:
-            path, _, query = self.url.partition(b"?")
-            operation = METERED.get(path)
-        if operation is None or self.parser.get_method() != b"POST":
+        path, _, query = self.url.partition(b"?")
+        operation = find(self.parser.get_method(), path)
+        if operation is None:
             self.receiving = None
             self._hand_to_asgi()
             return

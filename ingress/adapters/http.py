@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from ingress.core.errors import Shape, error_body
 from ingress.core.head import read_head
 from ingress.core.resolver import Refused, Resolver
-from ingress.routes import METERED
+from ingress.routes import METERED, methods_of
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _EPOCH_START = "1970-01-01T00:00:00Z"
@@ -90,12 +90,13 @@ def shape_of(request: Request) -> Shape:
 
 def _nothing(request: Request) -> Response:
     path, method = request.url.path, request.method
-    if request.scope.get("raw_path", b"") in METERED:
-        told = f"{method} is not allowed on {path}; use POST."
-        return _error(request, 405, "method", told, {"allow": "POST"})
+    if allowed := b", ".join(methods_of(request.scope.get("raw_path", b""))).decode():
+        told = f"{method} is not allowed on {path}; use {allowed.replace(',', ' or')}."
+        return _error(request, 405, "method", told, {"allow": allowed})
     served = ", ".join(sorted(name.decode() for name in METERED))
     told = (
-        f"Unknown route {method} {path[:200]}: Tollway serves POST {served} and GET /v1/models, and forwards no other."
+        f"Unknown route {method} {path[:200]}: Tollway serves POST {served}, GET /v1/models, /v1/files and /v1/batches,"
+        " and forwards no other."
     )
     return _error(request, 404, "unknown_route", told)
 

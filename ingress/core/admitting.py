@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
+
+from ingress.core.bodies import WANTED, read_fields, takes
 from ingress.core.caps import NO_CAPS, Broken, broken_cap
 from ingress.core.climb import Climb
 from ingress.core.errors import error_body
 from ingress.core.estimate import reserved_nanos
 from ingress.core.head import HeaderList, RequestHead, read_head
+from ingress.core.holding import MediaReservation
 from ingress.core.plan import Hold, Plan
 from ingress.core.ports import Context, Effects
 from ingress.core.protocols import Operation
@@ -22,7 +26,7 @@ from ingress.core.reserving import Reservation
 from ingress.core.resolver import Refused
 from ingress.core.sse import EventRelay
 from ingress.core.streaming import Outflow
-from ingress.core.strict_json import InputError, read_object
+from ingress.core.strict_json import InputError
 from ingress.core.verdicts import Denied
 from schemas.keys import VirtualKey
 from schemas.tokens import NO_TOKENS
@@ -130,9 +134,8 @@ class Admitting:
             self._refusal = Refusal(key.status, key.reason, key.message, key)
             return False
         self._key = self._record.key = key
-        if not head.is_json or head.is_encoded:
-            told = "The request must have 'content-type: application/json' and no content-encoding."
-            self._refusal = Refusal(415, "content_type", told)
+        if head.is_encoded or not takes(self._operation, head):
+            self._refusal = Refusal(415, "content_type", f"The request must have {WANTED[self._operation.takes]}.")
         return self._refusal is None
 
     def complete(self, body: bytes, now_ms: int) -> None:
@@ -190,11 +193,17 @@ class Admitting:
         """Go on to ADMITTED or WAITING, or note a refusal."""
         operation, record = self._operation, self._record
         try:
-            fields = self._fields = read_object(body)
+            fields = self._fields = read_fields(operation, self.head, body)
             ask = self._ask = operation.read(fields)
         except InputError as error:
             self._refusal = Refusal(400, "bad_request", f"Bad request: {error}.")
             return
+        if not ask.model:
+            model = self._resolver.account_model(self._key, operation.name)  # type: ignore[union-attr, arg-type]  # by begin
+            if isinstance(model, Refused):
+                self._refusal = Refusal(model.status, model.reason, model.message, model)
+                return
+            ask = self._ask = msgspec.structs.replace(ask, model=model)
         record.model_requested, record.streamed = ask.model, ask.stream
         plan = self._resolver.plan(self._key, ask.model, operation.name)  # type: ignore[union-attr, arg-type]  # by begin
         if isinstance(plan, Refused):
@@ -241,6 +250,9 @@ class Admitting:
     def _reserve(self, plan: Plan) -> Reservation:
         """Return what to hold for the request with `plan`."""
         profile = self._context.learned.of("" if self._key is None else self._key.id, plan.model)
+        expected = self._ask.expected
+        if expected is not None:
+            return MediaReservation(expected, plan, profile)
         return Reservation(self._ask, plan, self._body, profile, self._operation.has_output)
 
     def _cheaper(self, plan: Plan) -> Plan | None:
@@ -259,7 +271,10 @@ class Admitting:
     def _broken_cap(self, plan: Plan, reserved: Reservation) -> Broken | None:
         """Return the cap of `plan` that the request may be over, if there is one."""
         tokens, most = reserved.input_tokens, reserved.most_tokens
-        nanos = reserved_nanos(plan.reserve_price, tokens, most, b'"cache_control"' in self._body)
+        if self._ask.expected is not None:
+            nanos = reserved.nanos
+        else:
+            nanos = reserved_nanos(plan.reserve_price, tokens, most, b'"cache_control"' in self._body)
         given = next((name for name in OUTPUT_PARAMETERS if self._fields.get(name) is not None), "")
         return broken_cap(plan.caps, self._operation.shape, given, tokens, most, nanos)
 
@@ -274,7 +289,7 @@ class Admitting:
         if self._query:
             path += b"?" + self._query
         self._request = b"".join((
-            b"POST ", path, b" HTTP/1.1\r\n", target.lines, self.head.forwarded,
+            operation.method, b" ", path, b" HTTP/1.1\r\n", target.lines, self.head.forwarded,
             b"content-length: %d\r\n\r\n" % len(sent), sent,
         ))  # fmt: skip
         self.state = ADMITTED

@@ -11,13 +11,14 @@ import msgspec
 from ingress.core.admitting import DRAINING, END, ENDING, NOTHING, SENT, WHOLE
 from ingress.core.errors import FAULTS, fault_message
 from ingress.core.estimate import has_media, likely_input, likely_output
+from ingress.core.expected import charged
 from ingress.core.extending import end_claim
 from ingress.core.following import Following
 from ingress.core.plan import Plan
 from ingress.core.records import detail_of
 from ingress.core.reported import NOTHING_REPORTED, Reported, estimated
 from schemas.flags import DRAIN_CUT, DRAINED, NO_ANSWER, NO_TERMINATOR
-from schemas.money import cost_nanos, unpriced_units
+from schemas.money import Price, cost_nanos, is_priced
 from schemas.tokens import NO_TOKENS, TokenUsage
 from schemas.usage import Status, UsageSource
 
@@ -67,8 +68,11 @@ class Ending(Following):
             how, error = FAILED, reported.failed
         else:
             how, error = SETTLED, reported.fault
+        expected = self._ask.expected
         if reported.usage is not None and reported.is_final:
             usage, source = reported.usage, PROVIDER
+        elif expected is not None and (how == SETTLED or reported.usage is not None):
+            usage, source, reported = charged(reported, expected, self._price)
         elif how == SETTLED or reported.usage is not None:
             usage, source = self._estimate(reported, True), ESTIMATED
         else:
@@ -98,7 +102,11 @@ class Ending(Following):
         if self.status:
             usage, source, reported = self._usage_so_far()
         elif sent:
-            usage, source, flags = TokenUsage(likely_input(self._body)), ESTIMATED, (NO_ANSWER,)
+            flags = (NO_ANSWER,)
+            if self._ask.expected is not None:
+                usage, source, reported = charged(NOTHING_REPORTED, self._ask.expected, self._price)
+            else:
+                usage, source = TokenUsage(likely_input(self._body)), ESTIMATED
         assert self._plan is not None
         fallback = self._plan.fallback
         follow = self._next_plan() if fallback is not None and fallback.takes_fault(kind) else None
@@ -137,7 +145,13 @@ class Ending(Following):
         is_last = relay is not None and (relay.is_ended or relay.reader.is_complete)
         if is_last and reported.usage is not None and reported.is_final:
             return reported.usage, PROVIDER, reported
+        if self._ask.expected is not None:
+            return charged(reported, self._ask.expected, self._price)
         return self._estimate(reported, is_last), ESTIMATED, reported
+
+    @property
+    def _price(self) -> Price | None:
+        return None if self._plan is None else self._plan.price
 
     def _estimate(self, reported: Reported, is_whole: bool) -> TokenUsage:
         """Return what an answer probably used of which the provider did not say all, or nothing to be believed."""
@@ -171,12 +185,10 @@ class Ending(Following):
         if source == NONE or (self._ask.is_free and not tokens):
             cost: int | None = 0
             nanos = 0
-        elif price is None:
-            cost, nanos = None, cost_nanos(plan.reserve_price, usage)
-        else:
+        elif price is not None and is_priced(price, usage, reported.units):
             cost = nanos = cost_nanos(price, usage, reported.units, reported.service_tier)
-            if reported.units and unpriced_units(price, reported.units):
-                cost = None
+        else:
+            cost, nanos = None, cost_nanos(plan.reserve_price, usage, reported.units, reported.service_tier)
         hold.settle(requests, tokens, nanos)
         if cost is not None and self._last == WHOLE:
             self._lines += b"x-tollway-cost-usd: %d.%09d\r\n" % divmod(cost, 1_000_000_000)
@@ -188,7 +200,9 @@ class Ending(Following):
             self._effects.record_terminal(plan.partition, event, decisions)
 
     def _learn(self, usage: TokenUsage, total: int) -> None:
-        """Take the answer for one of those to come."""
+        """Take the answer for one of those to come, if it is text."""
+        if self._ask.expected is not None:
+            return
         reserved, flow = self._reserved, self._flow
         assert reserved is not None
         profile, prompt_bytes = reserved.profile, reserved.prompt_bytes

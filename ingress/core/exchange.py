@@ -22,10 +22,12 @@ from __future__ import annotations
 from typing import cast
 
 from ingress.core.admitting import ADMITTED, CUT, DONE, DRAINING, END, ENDING, RELAYING, SENT, WHOLE
+from ingress.core.bytes_relay import BytesRelay
 from ingress.core.cutoff import CUT_OFF, CutOff
 from ingress.core.endings import CANCELLED, ESTIMATED, FAILED, GONE, NONE, SETTLED, Ending
 from ingress.core.extending import keep_ahead
 from ingress.core.head import HeaderList, read_answer_head
+from ingress.core.holding import MediaFlow
 from ingress.core.plan import Denied
 from ingress.core.ports import Effects
 from ingress.core.records import id_text
@@ -120,9 +122,15 @@ class Exchange(Ending):
         self.status = status
         limits = plan.limits_header(now_ms)
         head = read_answer_head(headers, bool(limits))
+        operation, ask = self._operation, self._ask
         if head.is_stream and status < 400:
-            relay = self._relay = EventRelay(self._operation.open_stream(not self._ask.usage_wanted))
-            self._flow = Outflow(self._ask, cast(Reservation, self._reserved), plan.reserve_price, relay.reader)
+            relay = self._relay = EventRelay(operation.open_stream(not ask.usage_wanted))
+            if ask.expected is None:
+                self._flow = Outflow(ask, cast(Reservation, self._reserved), plan.reserve_price, relay.reader)
+            else:
+                self._flow = MediaFlow(ask.expected)
+        elif operation.is_raw and not head.is_json and status < 300 and ask.expected is not None:
+            self._relay, self._flow = BytesRelay(), MediaFlow(ask.expected)
         else:
             self._parts = []
         if state == SENT:

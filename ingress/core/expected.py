@@ -43,7 +43,7 @@ def is_by_tokens(price: Price | None, expected: Expected) -> bool:
 
 
 def charged(reported: Reported, expected: Expected, price: Price | None) -> tuple[TokenUsage, str, Reported]:
-    """Return the usage of an answer whose provider told no tokens, where it is from, and the report that says so.
+    """Return the usage of an answer whose provider did not tell all, where it is from, and the report that says so.
 
     Args:
         reported: units that the answer shows, if it shows any.
@@ -52,6 +52,8 @@ def charged(reported: Reported, expected: Expected, price: Price | None) -> tupl
     """
     if expected.is_nothing:
         return NO_TOKENS, NONE, reported
+    if reported.usage is not None and (not reported.units or reported.usage.total):
+        return _filled(reported, reported.usage, expected.likely), ESTIMATED, reported
     if is_by_tokens(price, expected):  # which nobody told: what the answer shows of units is not billed
         return expected.likely, ESTIMATED, msgspec.structs.replace(reported, usage=None, units={})
     if reported.units:
@@ -60,6 +62,20 @@ def charged(reported: Reported, expected: Expected, price: Price | None) -> tupl
     if not expected.is_counted:
         return NO_TOKENS, ESTIMATED, found
     return NO_TOKENS, PROVIDER, msgspec.structs.replace(found, flags=(*reported.flags, COUNTED))
+
+
+def _filled(reported: Reported, told: TokenUsage, likely: TokenUsage) -> TokenUsage:
+    """Return what was told, and what is likely of the side that is not known, if that is more."""
+    if not reported.knows_input and likely.all_input > told.all_input:
+        told = TokenUsage(
+            likely.input, told.output, 0, 0, 0, told.reasoning, likely.audio_input, told.audio_output,
+            likely.image_input, told.image_output,
+        )  # fmt: skip
+    if not reported.knows_output and likely.all_output > told.all_output:
+        told = msgspec.structs.replace(
+            told, output=likely.output, reasoning=0, audio_output=likely.audio_output, image_output=likely.image_output
+        )
+    return told
 
 
 def most_nanos(expected: Expected, price: Price | None, reserve_price: Price) -> int:
