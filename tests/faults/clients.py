@@ -22,7 +22,8 @@ ANSWER_S = 4.0
 """A client waits no longer for an answer."""
 PAUSE_S = (0.002, 0.03)
 AGAIN_S = 0.1
-"""After a broken connection."""
+"""After a broken connection or a refusal."""
+HTTP_OK = 200
 _EVENT, _COST = b"x-tollway-event-id", b"x-tollway-cost-usd"
 
 
@@ -110,7 +111,7 @@ class Connection(asyncio.Protocol):
         if receipt is None or done is None or done.done():
             return
         receipt.is_whole = True
-        if receipt.status == 200:
+        if receipt.status == HTTP_OK:
             receipt.usage = usage_of(b"".join(self._body))
         done.set_result(None)
 
@@ -177,7 +178,7 @@ class Traffic:
             self.receipts.append(receipt)
             try:
                 await connection.ask(self._request(replica, wanted, key), wanted, receipt)
-                await asyncio.sleep(rng.uniform(*PAUSE_S))
+                await asyncio.sleep(rng.uniform(*PAUSE_S) if receipt.status == HTTP_OK else AGAIN_S)
             except OSError:  # TimeoutError is one
                 await asyncio.sleep(0.0 if wanted.hangs_up else AGAIN_S)
             if not receipt.event_id:

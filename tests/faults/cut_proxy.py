@@ -47,7 +47,7 @@ class _Link:
     async def carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_answer: bool) -> None:
         """Pass on what comes from `source` until one side ends."""
         proxy = self._proxy
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # uvloop says RuntimeError of a closed transport
             while data := await source.read(CHUNK_BYTES):
                 await proxy.flows.wait()
                 if is_answer and proxy.mode is Mode.LOSE_ANSWERS:

@@ -74,7 +74,7 @@ class Deployment:
         await self._until("the broker", lambda: is_serving(kafka.bootstrap))
         await topics.create(kafka)
         await asyncio.gather(*(self.processes[role].start() for role in (*SERVICES, *INGRESSES)))
-        await self._until("the enforcer", lambda: self._is_ready("enforcer"))
+        await self._until("the enforcer", lambda: self.is_ready("enforcer"))
         await asyncio.to_thread(self._put_in_force)
         await self.ready()
         self._remember()
@@ -119,7 +119,7 @@ class Deployment:
     async def ready(self, seconds: float = READY_S) -> None:
         """Return when every process says that it is ready; TimeoutError naming those that do not."""
         for role in (*SERVICES, *INGRESSES):
-            await self._until(role, lambda role=role: self._is_ready(role), seconds)  # type: ignore[misc]  # a name
+            await self._until(role, lambda role=role: self.is_ready(role), seconds)  # type: ignore[misc]  # a name
 
     async def status(self, role: str) -> Any:
         """Return what a replica says of itself; httpx.HTTPError if it does not."""
@@ -143,7 +143,8 @@ class Deployment:
     def _credential(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.layout.token}"}
 
-    async def _is_ready(self, role: str) -> bool:
+    async def is_ready(self, role: str) -> bool:
+        """Tell whether a process says that it is ready."""
         try:
             answer = await self.client.get(f"{self.layout.url(role)}/readyz", timeout=2.0)
         except httpx.HTTPError:

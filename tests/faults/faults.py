@@ -14,7 +14,11 @@ from tests.faults.deployment import ROLES, Deployment
 from tests.faults.schedule import Act
 
 REACHED_S = 10.0
-"""A crash point that is not reached within this time, under load, is not reached."""
+"""A crash point that is not reached so long after the process was ready, under load, is not reached."""
+START_S = 60.0
+"""A process that is not ready by then is broken."""
+POLL_S = 0.05
+NEED_A_BACKLOG = ("ingress.replaying", "ingress.replayed")
 BACKLOG_S = 0.4
 """Before a crash within a replay, acks are withheld for so long: else there would be nothing to replay."""
 KILLED_AT_ONCE = tuple(role for role in ROLES if role != "provider")
@@ -90,19 +94,28 @@ class Surgeon:
         process = self._deployment.processes[act.role]
         await process.up()
         door = self._deployment.doors.get(act.role)
-        if door is not None and ".repla" in act.point:
+        if door is not None and act.point.startswith(NEED_A_BACKLOG):
             door.hold()
             await asyncio.sleep(BACKLOG_S)
         process.next_start({VARIABLE: act.point})
         await self._end(act.role, outcome)
         if door is not None:
             door.mend()
-        outcome.reached = await process.ended(REACHED_S)
+        outcome.reached = await self._crashes(act.role)
         if outcome.reached:
             outcome.kills += 1
             await process.up()
         else:  # it must not be reached later, while nobody looks
             await self._end(act.role, outcome)
+
+    async def _crashes(self, role: str) -> bool:
+        """Wait until a process has ended by itself; tell whether it did before or soon after it was ready."""
+        process = self._deployment.processes[role]
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and not await self._deployment.is_ready(role):
+            if await process.ended(POLL_S):
+                return True
+        return await process.ended(REACHED_S)
 
     async def _freeze(self, act: Act, outcome: Outcome) -> None:
         process = self._deployment.processes[act.role]
