@@ -15,6 +15,7 @@ from enforcer.core.control import ControlState
 from enforcer.core.decisions import DecisionTail, Wanted, describe
 from enforcer.core.keys import works
 from enforcer.core.metering import Metering
+from enforcer.core.oddities import Oddities
 from enforcer.core.quota import QuotaView
 from enforcer.core.reports import Sample
 from schemas import published
@@ -36,6 +37,7 @@ class Views:
         self.metering = metering
         self.quota = QuotaView(partitions)
         self.decisions = DecisionTail()
+        self.oddities = Oddities()
         self.propagation_ms: deque[int] = deque(maxlen=PROPAGATION_SAMPLES)
         self.changed: Callable[[], None] = lambda: None
         """Called when rows or the policy have changed."""
@@ -77,7 +79,10 @@ class Views:
         """Take in a record of `decisions`."""
         try:
             for decision in decode_decisions(record.value or b""):
-                if self.decisions.add(decision) and live:
+                if not self.decisions.add(decision):
+                    continue
+                self.oddities.note(decision)
+                if live:
                     self.decided(decision)
         except DecodeError as error:
             self._skip(DECISIONS, record, error)

@@ -18,6 +18,7 @@ from enforcer.core.blocks import Absent, Transition, transitions
 from enforcer.core.budgets import Spend
 from enforcer.core.control import ControlState
 from enforcer.core.metering import Metering
+from enforcer.core.oddities import Oddities
 from enforcer.core.quota import QuotaView
 from enforcer.core.thresholds import crossings, unpriced
 from enforcer.telemetry import Telemetry
@@ -68,11 +69,12 @@ class Watch:
 
     def __init__(
         self, state: ControlState, view: QuotaView, metering: Metering, writer: Writer, reader: Reader,
-        telemetry: Telemetry, clock: Callable[[], int],
+        telemetry: Telemetry, clock: Callable[[], int], oddities: Oddities | None = None,
     ) -> None:  # fmt: skip
         self._state, self._view, self._metering = state, view, metering
         self._writer, self._reader = writer, reader
         self._telemetry, self._clock = telemetry, clock
+        self._oddities = Oddities() if oddities is None else oddities
         self._woken = asyncio.Event()
         self._judged_version = -1
         self._everything = True
@@ -117,6 +119,7 @@ class Watch:
         alerts += unpriced(entries, state.sent, state.unpriced, state.version, now_ms)
         metering = self._metering.judge(state.metering, state.sent, now_ms)
         alerts += [] if metering is None else [metering]
+        alerts += self._oddities.due(state.sent, now_ms)
         changes = transitions(spends, state.blocks, self._look, state.version, now_ms)
         try:
             await self._block(changes)

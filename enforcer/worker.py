@@ -88,7 +88,9 @@ class Worker:
         views.decided = telemetry.decided
         views.undecodable = lambda topic: telemetry.count("undecodable", topic)
         self.plane = ControlPlane(views.control, self._log, self._control, PriceList(), clock, os.urandom)
-        self._watch = Watch(views.control, views.quota, metering, self._log, self._control, telemetry, clock)
+        self._watch = Watch(
+            views.control, views.quota, metering, self._log, self._control, telemetry, clock, views.oddities
+        )
         # Its own connection: an answer that does not come must not keep others from theirs.
         self._ends = Offsets(connection)
         self._heartbeat = Heartbeat(

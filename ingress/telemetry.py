@@ -39,6 +39,9 @@ REQUESTS = Described(
 DURATION = Described("duration_seconds", "histogram", ("operation",), "From admission to the end of an exchange.")
 FIRST_BYTE = Described("first_byte_seconds", "histogram", ("operation",), "From admission to the provider's answer.")
 SOURCES = Described("usage", "counter", ("source",), "Exchanges that were sent, by where their token counts are from.")
+ODD_USAGE = Described(
+    "odd_usage", "counter", ("flag",), "Answers whose provider reported usage that cannot be true, by what was odd."
+)
 TOKENS = Described("tokens", "counter", (), "Tokens charged.")
 IN_FLIGHT = Described("in_flight", "gauge", (), "Exchanges that have begun and not ended.")
 DRAINING = Described("draining", "gauge", (), "Answers that are read on though their clients have hung up.")
@@ -77,8 +80,8 @@ WAITED = Described("waited_seconds", "histogram", ("for",), "How long requests w
 RETRIED = Described("provider_stale_connections", "counter", (), "Requests sent again because the first was stale.")
 
 CATALOGUE = (
-    REQUESTS, DURATION, FIRST_BYTE, SOURCES, TOKENS, IN_FLIGHT, BUGS, READY, POLICY_VERSION, EPOCH, STALENESS, ROWS,
-    WAL_BYTES, UNSENT, CONNECTIONS, WAITING, OPENED, REUSED, RETRIED, ACTIONS, HELD, WAITED, PROPAGATION, UNDER_WAY,
+    REQUESTS, DURATION, FIRST_BYTE, SOURCES, ODD_USAGE, TOKENS, IN_FLIGHT, BUGS, READY, POLICY_VERSION, EPOCH, STALENESS,
+    ROWS, WAL_BYTES, UNSENT, CONNECTIONS, WAITING, OPENED, REUSED, RETRIED, ACTIONS, HELD, WAITED, PROPAGATION, UNDER_WAY,
     BOUND, DRAINING, DRAINS,
 )  # fmt: skip
 
@@ -120,6 +123,7 @@ class _Ingress(Collector):
         yield from ((REQUESTS, key, count) for key, count in stats.ended.items())
         yield from ((SOURCES, (source,), count) for source, count in stats.usage_sources.items())
         yield TOKENS, (), stats.tokens
+        yield from ((ODD_USAGE, (flag,), count) for flag, count in stats.odd.items())
         yield IN_FLIGHT, (), stats.in_flight
         yield BUGS, (), stats.bugs
         yield DRAINING, (), stats.draining

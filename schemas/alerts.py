@@ -9,6 +9,7 @@ import msgspec
 
 THRESHOLD_CROSSED = "dev.tollway.budget.threshold.crossed.v1"
 UNPRICED_MODEL = "dev.tollway.usage.unpriced.v1"
+USAGE_ODD = "dev.tollway.usage.odd.v1"
 METERING_SILENT = "dev.tollway.metering.silent.v1"
 METERING_BEHIND = "dev.tollway.metering.behind.v1"
 METERING_OK = "dev.tollway.metering.ok.v1"
@@ -24,7 +25,7 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=False):
     """`/tollway/enforcer`"""
     type: str
     subject: str
-    """The budget's scope (`org=acme,team=search`), or `metering`."""
+    """The budget's scope (`org=acme,team=search`), `metering`, or provider and model."""
     time: str
     """RFC 3339, UTC."""
     data: dict[str, Any]

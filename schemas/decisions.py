@@ -36,6 +36,9 @@ class Action(enum.StrEnum):
     OPEN = "open"
     """It went on beyond what the replica might use by itself: by the allowance for a failure of the broker or meter."""
 
+    ODD = "odd"
+    """It was served, and its provider reported usage that cannot be true; `reason` is the flag (`schemas.flags`)."""
+
 
 AVOIDING = frozenset({Action.REFUSE.value, Action.DOWNGRADE.value, Action.TERMINATE.value})
 """Actions whose `cost_avoided_nanos` was avoided; of the others it is what the rule would have avoided."""

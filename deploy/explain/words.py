@@ -20,6 +20,7 @@ _DONE = {
     Action.SOFT.value: "went on beyond a limit that only warns",
     Action.SHADOW.value: "went on; the rule only looks",
     Action.OPEN.value: "went on by the allowance for a failure of the broker or the meter",
+    Action.ODD.value: "was served, and its provider's word on the usage cannot be true",
     Action.GRACE.value: "went on beyond the limit, by the grace of its tier",
 }
 _UNITS = {Measure.REQUESTS.value: "requests", Measure.TOKENS.value: "tokens", Measure.CONCURRENCY.value: "in flight"}

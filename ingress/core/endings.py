@@ -193,6 +193,8 @@ class Ending(Following):
         if cost is not None and self._last == WHOLE:
             self._lines += b"x-tollway-cost-usd: %d.%09d\r\n" % divmod(cost, 1_000_000_000)
         detail = detail_of(reported, price, usage)
+        if reported.flags and follow is None:
+            decisions += record.odd(reported.flags, now_ms)
         event = record.terminal(how, error, usage, source, cost, requests, tokens, nanos, status, now_ms, detail)
         if source == PROVIDER and (how == SETTLED or DRAINED in flags):
             self._learn(usage, tokens)

@@ -91,8 +91,8 @@ class Context:
     """What all exchanges of a process share; the composition root changes it between two exchanges."""
 
     __slots__ = (
-        "closed", "closed_reason", "instance", "learned", "new_id", "pacer", "partitions", "resolver", "sparing",
-        "stats", "target_of",
+        "closed", "closed_reason", "instance", "learned", "new_id", "oddities", "pacer", "partitions", "resolver",
+        "sparing", "stats", "target_of",
     )  # fmt: skip
 
     def __init__(self, instance: str, partitions: int, stats: Stats, new_id: Callable[[int], bytes]) -> None:
@@ -104,6 +104,8 @@ class Context:
         self.learned = Learned()
         self.pacer = Pacer()
         self.sparing = Sparing()
+        self.oddities = Sparing(3_600_000)
+        """Decisions about odd usage, by provider, model and flag."""
         self.resolver: Resolver | None = None
         self.target_of: TargetOf = _no_target
         self.closed = "no policy has been read yet"

@@ -8,7 +8,8 @@ import msgspec
 
 from ingress.core.refusals import REASONS
 from schemas.codec import decode_attribution, encode_attribution, encode_event, encode_rows
-from schemas.decisions import Decision
+from schemas.decisions import Action, Decision
+from schemas.flags import ODD
 from schemas.ids import NO_ID, shard_of
 from schemas.keys import VirtualKey
 from schemas.money import cost_nanos, unpriced_units
@@ -141,6 +142,19 @@ class Record:
         self.context.stats.act("terminate")
         self.decision_id = NO_ID
         return self._decision("terminate", denied.reason, denied, self.plan, now_ms)
+
+    def odd(self, flags: tuple[str, ...], now_ms: int) -> tuple[bytes, ...]:
+        """Count the flags of a usage that cannot be true; return the records of those nobody was told of lately."""
+        plan, context = self.plan, self.context
+        found = []
+        for flag in flags:
+            if flag not in ODD:
+                continue
+            context.stats.odd[flag] = context.stats.odd.get(flag, 0) + 1
+            name = flag if plan is None else f"{flag} {plan.provider} {plan.model}"
+            if context.oddities.is_due(name, now_ms):
+                found.append(self._decision(Action.ODD.value, flag, None, plan, now_ms))
+        return tuple(found)
 
     def step(self, step: Step, now_ms: int) -> bytes:
         """Return the record of a rung that the request went through before it went on."""

@@ -48,6 +48,8 @@ class Stats:
         """How long records took through the whole loop, by what they carried."""
         self.waiting = 0
         """Requests that wait at the cap."""
+        self.odd: dict[str, int] = {}
+        """Answers whose usage was odd, by flag."""
         self.draining = 0
         """Answers that are read on though their clients have hung up."""
         self.drains: dict[str, int] = {}

@@ -624,3 +624,17 @@ def test_bug_ends_the_exchange_and_its_reservation(stage_of_life: str) -> None:
         assert len(stage.hold.settled) == 1
     if stage_of_life != "relaying":
         assert stage.told[0] == 500
+
+
+def test_odd_usage_is_counted_and_told_once_an_hour() -> None:
+    """Every answer counts in the metric; a decision for each flag says it the first time; the event points to it."""
+    stage = Stage()
+    stage.sent()
+    stage.answered(b'{"usage":{"prompt_tokens":-1,"completion_tokens":2}}')
+    assert {found.action for found in stage.decisions} == {"odd"}
+    assert [found.reason for found in stage.decisions] == ["missing_input", "negative"]
+    assert stage.terminal.decision_id == stage.decisions[0].id
+    assert stage.context.stats.odd == {"missing_input": 1, "negative": 1}
+    assert stage.exchange.record.odd(("negative", "drained"), NOW + 1) == ()
+    assert stage.context.stats.odd == {"missing_input": 1, "negative": 2}
+    assert len(stage.exchange.record.odd(("negative",), NOW + 3_700_000)) == 1
