@@ -85,6 +85,7 @@ class Ingress:
             self._waiting,
             request_logger(settings.request_log),
             Drains(settings.most_drains),
+            settings.upload_s,
         )
         self._server = HttpServer(application(self, registry(self.stats, self._readings)), services, settings)
         self._opener: asyncio.Task[None] | None = None

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import httptools
 import structlog
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from ingress.adapters.driver import Driver, Services
 from ingress.core.errors import error_body
@@ -46,6 +46,8 @@ class MeteredProtocol(HttpToolsProtocol):
         self.idle_since = 0.0
         self.is_deaf = False
         """What still arrives is read away."""
+        self.upload: asyncio.TimerHandle | None = None
+        """Runs while a request has arrived in part."""
 
     # -- connection ----------------------------------------------------------------------------------------------
 
@@ -62,6 +64,9 @@ class MeteredProtocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
+        if self.upload is not None:
+            self.upload.cancel()
+            self.upload = None
 
     def data_received(self, data: bytes) -> None:
         """Parse; callbacks run inside."""
@@ -83,6 +88,26 @@ class MeteredProtocol(HttpToolsProtocol):
             self._refuse_bytes(400, "The request is not valid HTTP/1.1.")
         except httptools.HttpParserUpgrade:
             pass  # answered without an upgrade, which a server is free to do
+        is_partial = self.receiving is not None or self.head_bytes >= 0
+        if is_partial != (self.upload is not None):
+            self._watch_upload(is_partial)
+
+    def _watch_upload(self, is_partial: bool) -> None:
+        """Limit the time in which a request arrives, from the read that left it in part."""
+        if self.upload is not None:
+            self.upload.cancel()
+            self.upload = None
+        if is_partial and not self.transport.is_closing():
+            self.upload = self.loop.call_later(self.services.upload_s, self._upload_over)
+
+    def _upload_over(self) -> None:
+        self.upload = None
+        driver, limit_s = self.receiving, self.services.upload_s
+        if driver is None:
+            if self.head_bytes >= 0:
+                self._refuse_bytes(408, f"The head of the request did not arrive within {limit_s:g} s.")
+        elif not driver.upload_over(limit_s):
+            self._watch_upload(is_partial=True)
 
     def pause_writing(self) -> None:
         """Let the provider wait for a slow client."""
@@ -142,6 +167,8 @@ class MeteredProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Pass the end of the request on."""
+        if self.upload is not None:
+            self._watch_upload(is_partial=False)
         if self.receiving is not None:
             driver, self.receiving = self.receiving, None
             driver.take_end()
@@ -222,10 +249,9 @@ class MeteredProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         body = error_body("openai", status, "bad_request", message, "")
-        phrase = b"Bad Request" if status == 400 else b"Request Header Fields Too Large"
         self.transport.write(
-            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (status, phrase, len(body), body)
+            b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (STATUS_LINE[status], len(body), body)
         )
         self.is_deaf = True
         self.linger()

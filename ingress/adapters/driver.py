@@ -30,6 +30,8 @@ from schemas.published import MOST_DRAINS
 if TYPE_CHECKING:
     from ingress.adapters.client_protocol import MeteredProtocol
 
+UPLOAD_S = 120
+"""How long a request may take to arrive, by default."""
 DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
 _BODILESS = frozenset({204, 304})
 _log = structlog.get_logger("ingress.exchange")
@@ -48,7 +50,7 @@ class EventLog(Protocol):
 class Services:
     """What all drivers of a process share."""
 
-    __slots__ = ("context", "drains", "egress", "journal", "log_requests", "now_ms", "waiting")
+    __slots__ = ("context", "drains", "egress", "journal", "log_requests", "now_ms", "upload_s", "waiting")
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Services:
         waiting: Waiting,
         log_requests: Callable[[Exchange], None] | None = None,
         drains: Drains | None = None,
+        upload_s: float = UPLOAD_S,
     ) -> None:
         """Bring together log, provider side, waiting room and clock; `log_requests` is called at each end."""
         self.context = context
@@ -68,6 +71,7 @@ class Services:
         self.waiting = waiting
         self.log_requests = log_requests
         self.drains = Drains(MOST_DRAINS) if drains is None else drains
+        self.upload_s = upload_s
 
 
 class Driver:
@@ -142,6 +146,19 @@ class Driver:
             self.protocol.transport.close()
         elif self.is_current:
             self._start()
+
+    def upload_over(self, limit_s: float) -> bool:
+        """Refuse a request that takes too long to arrive; False if it waits for its turn, which is not its fault."""
+        if not self.is_current or self.is_started:
+            return False
+        self.is_started = self.is_discarding = True
+        self.keep_alive = False
+        self.parts.clear()
+        try:
+            self.exchange.refuse_slow(limit_s, self.services.now_ms())
+        except Exception:
+            self._crash()
+        return True
 
     def _start(self) -> None:
         if self.is_started or self.disconnected:

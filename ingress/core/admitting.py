@@ -152,6 +152,12 @@ class Admitting:
             now_ms,
         )
 
+    def refuse_slow(self, limit_s: float, now_ms: int) -> None:
+        """Refuse a request that has not arrived whole within `limit_s`."""
+        if self.state == READING:
+            told = f"The request did not arrive whole within {limit_s:g} s, the limit here."
+            self._refuse(Refusal(408, "upload_timeout", told), now_ms)
+
     # -- facts: waiting ------------------------------------------------------------------------------------------
 
     def woken(self, now_ms: int) -> None:

@@ -31,6 +31,7 @@ _QUOTA = Kind("insufficient_quota", "insufficient_quota", "rate_limit_error")
 KINDS: dict[str, Kind] = {
     "bad_request": Kind(_INVALID, "invalid_body", _INVALID),
     "body_too_large": Kind(_INVALID, "request_too_large", "request_too_large"),
+    "upload_timeout": Kind(_INVALID, "request_timeout", "timeout_error"),
     "content_type": Kind(_INVALID, "unsupported_media_type", _INVALID),
     "missing_key": _KEY,
     "unknown_key": _KEY,

@@ -38,7 +38,8 @@ HOP_BY_HOP = frozenset(
     connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade content-length
     """.split()
 )
-"""Answer headers that end here: the framing towards the client is our own."""
+"""Answer headers that end here, beside those that `connection` names: the framing towards the client is our own."""
+_NAMES_NOTHING = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 
 
 class RequestHead(msgspec.Struct):
@@ -103,12 +104,23 @@ def read_answer_head(headers: HeaderList, own_limits: bool) -> AnswerHead:
     for name, value in headers:
         low = name.lower()
         if low in HOP_BY_HOP or (low.startswith(b"x-") and _is_ours(low, own_limits)):
+            if low == b"connection" and value not in _NAMES_NOTHING:
+                return read_answer_head(_end_to_end(headers), own_limits)
             continue
         if low == b"content-type":
             is_stream = value[:17].lower() == b"text/event-stream"
-            is_json = not is_stream and _is_json(value)
+            is_json = not is_stream and (value == b"application/json" or _is_json(value))
         lines += (name, b": ", value, b"\r\n")
     return AnswerHead(b"".join(lines), is_stream, is_json)
+
+
+def _end_to_end(headers: HeaderList) -> HeaderList:
+    """Return headers without `connection` and without those that it names: they were meant for us only."""
+    named = {b"connection"}
+    for name, value in headers:
+        if name.lower() == b"connection":
+            named |= {token.strip().lower() for token in value.split(b",")}
+    return [(name, value) for name, value in headers if name.lower() not in named]
 
 
 def _is_ours(name: bytes, own_limits: bool) -> bool:
