@@ -21,6 +21,7 @@ from enforcer.control import Applied, ControlPlane, unknown_version
 from enforcer.core import decisions, policy, reports
 from enforcer.core.keys import Wish
 from enforcer.errors import Refusal, missing
+from enforcer.key_routes import add as add_moves
 from enforcer.override_routes import add as add_overrides
 from enforcer.overrides import OverridePlane
 from enforcer.requests import ApplyBody, KeyBody, RollbackBody, read_body
@@ -45,6 +46,7 @@ def build(
     _changes(app, control, telemetry)
     _versions(app, services)
     _keys(app, services, control, telemetry)
+    add_moves(app, control, telemetry)
     add_overrides(app, OverridePlane(control), services.views.control, telemetry, services.clock)
     add_adjustments(app, adjust, telemetry)
     _readings(app, services)

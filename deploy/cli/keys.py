@@ -15,7 +15,7 @@ from schemas import published
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 COLUMNS = ("id", "org", "project", "team", "user", "name", "tier", "models", "created", "expires", "state")
 
-GROUP_HELP = f"""Create, list and revoke virtual keys.
+GROUP_HELP = f"""Create, list, move and revoke virtual keys.
 
 A secret is shown once, when its key is created; only its hash is kept. A revoked key is refused on every replica
 within {published.REVOCATION_MS} ms.
@@ -25,6 +25,7 @@ within {published.REVOCATION_MS} ms.
 @click.group(help=GROUP_HELP, epilog=examples(
     "tollway keys create --org acme --project chat --team search --user ada --name laptop",
     "tollway keys list",
+    "tollway keys move key_0123456789ab --team ml",
     "tollway keys revoke key_0123456789ab",
 ))  # fmt: skip
 def command() -> None:
@@ -79,6 +80,44 @@ def list_keys(deployment: Deployment, as_json: bool) -> None:
         return
     now_ms = when.unix_ms(datetime.now(UTC))
     click.echo(output.table(COLUMNS, [_row(key, now_ms) for key in found]))
+
+
+@command.command(epilog=examples(
+    "tollway keys move key_0123456789ab --team ml",
+    'tollway keys move key_0123456789ab --project code --user "" --tag env=prod --tag owner=',
+))  # fmt: skip
+@options
+@click.argument("key_id", metavar="ID")
+@click.option("--project", help="Project it belongs to from now on; empty for none. [default: as it is]")
+@click.option("--team", help="Team it belongs to from now on; empty for none. [default: as it is]")
+@click.option("--user", help="User it belongs to from now on; empty for none. [default: as it is]")
+@click.option(
+    "--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Set a tag, or KEY= to take it away; repeatable."
+)
+@JSON
+def move(
+    deployment: Deployment, key_id: str, project: str | None, team: str | None, user: str | None,
+    tags: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Let the key ID belong to somebody else from now on, on every replica.
+
+    What it has used stays where it was used: reports, limits and budgets of the past are as they were. A key stays in
+    its organisation, and keeps its secret.
+    """
+    from urllib.parse import quote
+
+    from deploy.supervisor.bootstrap import actor
+
+    if project is None and team is None and user is None and not tags:
+        raise click.UsageError("say what shall be another: --project, --team, --user or --tag")
+    body = {"project": project, "team": team, "user": user, "tags": _tags(tags), "actor": actor()}
+    with deployment.enforcer() as api:
+        key = api.post(f"/v1/keys/{quote(key_id, safe='')}/move", body)
+    if as_json:
+        click.echo(output.as_json({"id": key_id, "moved": True, "key": key}))
+    else:
+        shown = {name: key.get(name) or "-" for name in ("org", "project", "team", "user", "tags")}
+        click.echo(output.pairs({"id": key_id, **shown}))
 
 
 @command.command(epilog=examples("tollway keys revoke key_0123456789ab"))

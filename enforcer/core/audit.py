@@ -13,6 +13,7 @@ from schemas.policy import PolicyRecord
 
 POSTING_BEGUN, POSTING_ENDED = "adjustments.begin", "adjustments.end"
 """Actions of postings of corrections."""
+KEY_CREATED, KEY_MOVED = "key.create", "key.move"
 KEPT_ENTRIES = 1_000
 """The newest entries that are held to be shown; the topic has all."""
 
@@ -31,7 +32,10 @@ class Chain:
         """Subject → last action, of increases and freezes."""
         self.last_posting = 0
         """Number of the last entry that announced corrections of costs; 0 before the first."""
+        self.owners: dict[str, dict[str, Any]] = {}
+        """Key → whom it belonged to by its last entry that says so."""
         self._seen: set[tuple[str, str]] = set()
+        self._subjects: set[str] = set()
 
     def append(self, entry: AuditEntry) -> None:
         """Take in the next entry of the topic; a broken one is noted and does not end the chain."""
@@ -42,14 +46,21 @@ class Chain:
         self.recent.append(entry)
         if entry.action == POSTING_BEGUN:
             self.last_posting = entry.number
+        if entry.action in (KEY_CREATED, KEY_MOVED):
+            self.owners[entry.subject] = dict(entry.detail.get("after", entry.detail))
         if is_override(entry.subject):
             self.overrides[entry.subject] = entry.action
         else:
             self._seen.add((entry.action, entry.subject))
+            self._subjects.add(entry.subject)
 
     def next(self, now_ms: int, actor: str, action: str, subject: str, detail: Mapping[str, Any]) -> AuditEntry:
         """Return the entry that would come next, sealed."""
         return AuditEntry(self.number + 1, now_ms, actor, action, subject, dict(detail), self.hash).sealed()
+
+    def has_subject(self, subject: str) -> bool:
+        """Tell whether anything of `subject` is in the chain."""
+        return subject in self._subjects
 
     def has(self, subject: str, *actions: str) -> bool:
         """Tell whether one of `actions` on `subject` is in the chain."""
@@ -79,6 +90,9 @@ def missing(
             continue
         if not chain.has(key.id, "key.create"):
             found.append(("unknown", "key.create", key.id, {**owner(key), **recovered}))
+        said = chain.owners.get(key.id)
+        if said is not None and any(said.get(name, value) != value for name, value in owner(key).items()):
+            found.append(("unknown", KEY_MOVED, key.id, {"after": owner(key), **recovered}))
         if key.revoked_ms is not None and not chain.has(key.id, "key.revoke"):
             found.append(("unknown", "key.revoke", key.id, {**owner(key), **recovered}))
     return found
@@ -91,4 +105,4 @@ def policy_subject(version: int) -> str:
 
 def owner(key: VirtualKey) -> dict[str, Any]:
     """Return whom a key belongs to, as entries say it."""
-    return {name: getattr(key, name) for name in ("org", "project", "team", "user", "name", "source")}
+    return {name: getattr(key, name) for name in ("org", "project", "team", "user", "name", "source", "tags")}

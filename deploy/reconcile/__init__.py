@@ -1,0 +1,1 @@
+"""Compares provider invoices with the history, and posts what they say more or less."""
