@@ -111,7 +111,7 @@ class History:
 
 def _connect(settings: HistorySettings) -> Any:
     if settings.clickhouse_url is not None:
-        return server(settings.clickhouse_url.get_secret_value())
+        return server(settings.clickhouse_url.get_secret_value(), settings.clickhouse_answer_s)
     # The embedded engine is handed batches in files. What a killed process left of them goes.
     place = settings.state_dir / "clickhouse-inserts"
     place.mkdir(parents=True, exist_ok=True)

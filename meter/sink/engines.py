@@ -12,6 +12,9 @@ from clickhouse_connect.driver.client import Client
 
 from meter.sink.store import Connect
 
+CONNECT_S = 5
+"""A server that takes no connection within this time is away."""
+
 
 def embedded(directory: Path) -> Connect:
     """Return what opens clients of the engine over `directory`: one directory a process, one process a directory.
@@ -30,14 +33,18 @@ def embedded(directory: Path) -> Connect:
     return connect
 
 
-def server(url: str) -> Connect:
-    """Return what opens clients of the ClickHouse server at `url` (`http(s)://user:password@host:port`)."""
+def server(url: str, answer_s: float = 60.0) -> Connect:
+    """Return what opens clients of the ClickHouse server at `url` (`http(s)://user:password@host:port`).
+
+    A server that does not answer for `answer_s` is taken to be away; whether it did what it was asked is unknown then.
+    """
 
     def connect(database: str | None, settings: Mapping[str, Any]) -> Client:
         _warm_up()
         return clickhouse_connect.get_client(
             dsn=url, database=database or "default", settings=dict(settings), tz_mode="aware",
-            autogenerate_session_id=False, client_name="tollway",
+            autogenerate_session_id=False, client_name="tollway", connect_timeout=CONNECT_S,
+            send_receive_timeout=max(1, round(answer_s)),
         )  # fmt: skip
 
     return connect

@@ -31,6 +31,8 @@ class HistorySettings(BaseSettings):
     """Bearer token of every path below `/v1`."""
     clickhouse_url: SecretStr | None = None
     """`http(s)://user:password@host:port` of a ClickHouse server; without it the embedded engine is used."""
+    clickhouse_answer_s: float = Field(default=60.0, ge=1)
+    """A server that does not answer for this long is taken to be away, and asked again."""
     database: str = Field(default="tollway", pattern=r"^[a-z][a-z0-9_]{0,62}$")
     """Where the tables are; made if it does not exist."""
     instance: str = Field(default="history", pattern=r"^[A-Za-z0-9._-]{1,100}$")
