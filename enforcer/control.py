@@ -21,8 +21,18 @@ from enforcer.core.audit import owner, policy_subject
 from enforcer.core.control import ControlState
 from enforcer.core.keys import Issued, Wish
 from enforcer.core.overrides import missing as missing_overrides
-from enforcer.core.policy import MAX_RECORD_BYTES, Candidate, Plan, candidate, plan, record
+from enforcer.core.policy import MAX_RECORD_BYTES, Candidate, Plan, plan, record
+from enforcer.core.price_changes import (
+    apply_entries,
+    policy_entries,
+    policy_reason,
+    prices_subject,
+    stamp_of,
+    unaudited,
+)
+from enforcer.core.resolution import resolve_all
 from enforcer.errors import Refusal, field_problem, invalid, missing
+from enforcer.listing import Draft, draft, price_record
 from schemas.codec import encode_json
 from schemas.errors import ConfigError, TransportError
 from schemas.keys import VirtualKey
@@ -80,7 +90,7 @@ class ControlPlane:
         random: Callable[[int], bytes],
     ) -> None:  # fmt: skip
         self._state, self._writer, self._reader = state, writer, reader
-        self._prices, self._clock, self._random = prices, clock, random
+        self.prices, self._clock, self._random = prices, clock, random
         self._lock = asyncio.Lock()
         self._half_done = False
 
@@ -89,7 +99,7 @@ class ControlPlane:
 
         `base` is the version that the caller knows; if another one is in force, nothing is done (409).
         """
-        found = await self._candidate(text)
+        found = await self._drafted(text)
         if isinstance(found, Refusal):
             return found
         async with self._lock:
@@ -103,7 +113,7 @@ class ControlPlane:
             earlier = self._state.versions.get(version)
             if earlier is None:
                 return unknown_version(version, self._state)
-            found = await self._candidate(earlier.document)
+            found = await self._drafted(earlier.document)
             if isinstance(found, Refusal):
                 return found
             return await self._put(found, "policy.rollback", note, actor, False, base, {"to": version})
@@ -163,25 +173,29 @@ class ControlPlane:
             if following:
                 _log.warning("completing the keys of a version", version=version.version, keys=len(following))
                 await self._write([key_record(key) for key in following])
+        now_ms = max(self._clock(), state.book.known_ms)
+        wrong = policy_entries(state.policy, state.book, stamp_of(state.book, now_ms, "enforcer", "recovered"))
+        if wrong:  # a version that was never written had recorded its prices
+            await self._write([price_record(entry) for entry in wrong])
         versions = [state.versions[number] for number in sorted(state.versions)]
         lacks = missing_entries(state.audit, versions, state.keys.values())
         lacks += missing_overrides(state.audit.overrides, state.increases.values(), state.freezes.values())
+        for recorded_ms, entries in unaudited(state.book, state.audit.has_subject, state.versions).items():
+            detail = {"prices": [entry.id for entry in entries[:AUDITED_CHANGES]], "recovered": True}
+            lacks.append((entries[0].recorded_by, "prices.record", prices_subject(recorded_ms), detail))
         for actor, action, subject, detail in lacks:
             _log.warning("completing the audit chain", action=action, subject=subject)
             await self._commit([], actor, action, subject, detail)
         self._half_done = False
 
-    async def _candidate(self, text: str) -> Candidate | Refusal:
-        def make() -> Candidate:
-            return candidate(text, self._prices.at(self._clock()))
-
+    async def _drafted(self, text: str) -> Draft | Refusal:
         try:
-            return await asyncio.to_thread(make)  # parsing, validation and the price list would hold the loop
+            return await draft(text, self.prices)
         except ConfigError as error:
             return invalid(error.problems, "the policy document is not valid; every problem is listed")
 
     async def _put(
-        self, found: Candidate, action: str, note: str, actor: str, dry_run: bool, base: int | None,
+        self, drafted: Draft, action: str, note: str, actor: str, dry_run: bool, base: int | None,
         more: Mapping[str, Any] | None = None,
     ) -> Applied | Refusal:  # fmt: skip
         state, now_ms = self._state, self._clock()
@@ -191,6 +205,13 @@ class ControlPlane:
                 "`tollway policy show`, then plan again", "base_version",
             )  # fmt: skip
         before = None if state.current is None else state.document(state.version)
+        policy, book = drafted.document.policy, state.book.copy()
+        entries = apply_entries(
+            policy, drafted.listed, book, stamp_of(book, now_ms, actor, policy_reason(state.version + 1))
+        )
+        for entry in entries:
+            book.append(entry)
+        found = Candidate(drafted.text, drafted.document, resolve_all(policy, book, now_ms))
         planned = plan(found, state.current, before, state.keys, now_ms)
         if not isinstance(planned, Plan):
             return invalid(planned, "the policy document cannot be applied; every problem is listed")
@@ -209,9 +230,11 @@ class ControlPlane:
         detail = {
             "version": version.version, "sha256": version.sha256, "note": note,
             "changes": [msgspec.to_builtins(change) for change in planned.changes[:AUDITED_CHANGES]],
-            "keys_published": planned.keys_published, "keys_revoked": planned.keys_revoked, **(more or {}),
+            "keys_published": planned.keys_published, "keys_revoked": planned.keys_revoked,
+            "prices": [entry.id for entry in entries[:AUDITED_CHANGES]], **(more or {}),
         }  # fmt: skip
-        records = [(POLICY, version.key, value), *(key_record(key) for key in following)]
+        # Prices first: what the version's prices are made of is on the log before the version is.
+        records = [*map(price_record, entries), (POLICY, version.key, value), *(key_record(key) for key in following)]
         await self._commit(records, actor, action, policy_subject(version.version), detail)
         return Applied(version.version, True, False, planned, found.sha256)
 

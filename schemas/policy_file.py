@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from schemas.errors import ConfigError
 from schemas.fields import PolicyProblems
 from schemas.policy import Policy
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -32,6 +34,11 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _m
 
 def load_policy(text: str, name: str = "policy") -> Policy:
     """Return the policy in YAML `text`; ConfigError with every problem, each beginning with `name`."""
+    return load(Policy, text, name, "orgs, …")
+
+
+def load(kind: type[M], text: str, name: str, parts: str) -> M:
+    """Return the document in YAML `text` as `kind`; ConfigError with every problem, each beginning with `name`."""
     try:
         document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader subclass
     except ConfigError as error:
@@ -39,9 +46,9 @@ def load_policy(text: str, name: str = "policy") -> Policy:
     except yaml.YAMLError as error:
         raise ConfigError([f"{name}: not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(document, dict):
-        raise ConfigError([f"{name}: the document is {type(document).__name__}; it must be a mapping with orgs, …"])
+        raise ConfigError([f"{name}: the document is {type(document).__name__}; it must be a mapping with {parts}"])
     try:
-        return Policy.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
         raise ConfigError([f"{name}: {line}" for line in problem_lines(error)]) from error
 

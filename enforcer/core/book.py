@@ -104,6 +104,10 @@ class Book:
         """Return the imported list's entry that is in force."""
         return next(iter(self._active(Kind.LIST, "", provider, model, "", at_ms, known_at_ms)), None)
 
+    def series_of(self, kind: str) -> list[Series]:
+        """Return all series of a kind."""
+        return [series for series in self._series if series[0] == kind]
+
     def versions(self, series: Series) -> list[Held]:
         """Return all entries of a series in the order of recording."""
         return list(self._series.get(series, ()))

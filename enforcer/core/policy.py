@@ -45,7 +45,7 @@ class Plan(msgspec.Struct, frozen=True):
     changes: list[Change]
     unpriced: list[str]
     repriced: list[Change]
-    """By model, prices as text."""
+    """By model, or organisation/model where it is that organisation's own; prices as text."""
     rows_begin: list[str]
     """Rules whose counters begin at zero: new ones, and ones that count by something else from now on."""
     rows_end: list[str]
@@ -84,7 +84,7 @@ def plan(
     old = None if before is None else before.policy
     following = follow(old, policy, now_ms, keys, now_ms)
     begin, end = _counters(old, policy)
-    repriced = _repriced({} if current is None else current.prices, found.prices.resolved)
+    repriced = changed_prices(current, found.prices)
     return Plan(
         identical=current is not None and current.document == found.text and not repriced,
         changes=changes(before, found.document),
@@ -101,7 +101,8 @@ def plan(
 
 def record(found: Candidate, version: int, applied_ms: int, actor: str, note: str) -> PolicyRecord:
     """Return the candidate as a version."""
-    return PolicyRecord(version, found.text, found.sha256, applied_ms, actor, note, found.prices.resolved)
+    prices, own = found.prices.resolved, {org: dict(prices) for org, prices in found.prices.orgs.items()}
+    return PolicyRecord(version, found.text, found.sha256, applied_ms, actor, note, prices, own)
 
 
 def summary(version: PolicyRecord) -> dict[str, Any]:
@@ -114,7 +115,21 @@ def summary(version: PolicyRecord) -> dict[str, Any]:
 def details(version: PolicyRecord) -> dict[str, Any]:
     """Return a version with its document and its prices as text."""
     prices = {name: describe(price) for name, price in version.prices.items()}
-    return {**summary(version), "document": version.document, "prices": prices}
+    own = {org: {name: describe(price) for name, price in prices.items()} for org, prices in version.org_prices.items()}
+    return {
+        **summary(version), "document": version.document, "prices": prices, "org_prices": own,
+        "prices_revision": version.prices_revision,
+    }  # fmt: skip
+
+
+def changed_prices(current: PolicyRecord | None, prices: Prices) -> list[Change]:
+    """Return the prices that are not those of `current`."""
+    changes = _repriced({} if current is None else current.prices, prices.resolved)
+    known = {} if current is None else current.org_prices
+    for org in sorted({*known, *prices.orgs}):
+        own = _repriced(known.get(org, {}), prices.orgs.get(org, {}))
+        changes += [Change(f"{org}/{change.path}", change.before, change.after) for change in own]
+    return changes
 
 
 def _counters(before: Policy | None, after: Policy) -> tuple[list[str], list[str]]:

@@ -5,7 +5,7 @@ A model without a price is named, never priced at nothing. The price list is a f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -21,10 +21,11 @@ CLASSES = tuple(name for name in Rates.__struct_fields__ if name != "min_input_t
 
 
 class Prices(NamedTuple):
-    """Resolved prices by name under `models`, and the models that have none."""
+    """Resolved prices by name under `models`, the models that have none, and what some organisations pay instead."""
 
     resolved: dict[str, Price]
     unpriced: list[str]
+    orgs: Mapping[str, Mapping[str, Price]] = {}
 
 
 def resolve(policy: Policy, quote: Quote) -> Prices:

@@ -16,11 +16,16 @@ from schemas.audit import AuditEntry, broken_link
 from schemas.codec import decode_json
 from schemas.errors import TransportError
 from schemas.keys import VirtualKey
-from schemas.topics import AUDIT, KEYS, POLICY
+from schemas.policy import Model, Provider
+from schemas.topics import AUDIT, KEYS, POLICY, PRICES
 from tests.stream.enforcer_log import FakeLog
 from tests.unit.enforcer.enforcer_parts import DOCUMENT, with_amount
 
 LISTED = DOCUMENT + f"keys:\n  - {{id: ci, hash: 'sha256:{'a' * 64}', org: acme}}\n"
+PRICED = len(
+    PriceList().versions(Provider(protocol="openai", base_url="simulated"), "gpt-4o-mini", Model(provider="openai"))
+)
+"""Entries of the one model of the document."""
 
 
 class Plant:
@@ -62,11 +67,11 @@ async def test_the_example_policy_is_applied_and_audited() -> None:
     assert broken_link(plant.audit()) is None
 
 
-async def test_a_version_comes_before_its_keys_and_its_audit_entry() -> None:
+async def test_a_version_comes_after_its_prices_and_before_its_keys_and_its_audit_entry() -> None:
     """Records are in the order in which a reader needs them."""
     plant = Plant()
     await plant.apply(LISTED)
-    assert [topic for topic, _, _ in plant.log.records] == [POLICY, KEYS, AUDIT]
+    assert [topic for topic, _, _ in plant.log.records] == [*[PRICES] * PRICED, POLICY, KEYS, AUDIT]
 
 
 async def test_a_dry_run_writes_nothing() -> None:
@@ -99,7 +104,7 @@ async def test_a_change_made_elsewhere_on_the_log_is_seen_before_the_next() -> N
     assert made.version == 3
 
 
-@pytest.mark.parametrize("written", [1, 2])
+@pytest.mark.parametrize("written", [PRICED + 1, PRICED + 2])
 async def test_what_a_crash_left_half_done_is_completed_at_the_next_start(written: int) -> None:
     """After the version, or after its keys: the rest follows, once, in an unbroken chain."""
     plant = Plant()
@@ -114,10 +119,43 @@ async def test_what_a_crash_left_half_done_is_completed_at_the_next_start(writte
     assert len(after.log.of(KEYS)) == 1
 
 
+async def test_prices_of_a_version_that_was_never_written_do_not_count() -> None:
+    """The list's stay and are audited; what the document itself said is taken back, and applied again it counts."""
+    plant = Plant()
+    await plant.apply(DOCUMENT)
+    text = DOCUMENT.replace("{provider: openai}", "{provider: openai, price: {input: 7, output: 7}}")
+    plant.log.lose = 1
+    with pytest.raises(TransportError):
+        await plant.apply(text)
+    after = await (await plant.restart()).restart()
+    assert after.state.version == 1
+    assert [entry.action for entry in after.audit()] == ["policy.apply", "prices.record", "prices.record"]
+    price = after.state.book.price_at("", "openai", "gpt-4o-mini", 10**15, name="gpt-4o-mini")
+    assert price is not None
+    assert price.source == "genai-prices"
+    assert isinstance(await after.apply(text), Applied)
+    assert after.state.current is not None
+    assert after.state.current.prices["gpt-4o-mini"].source == "policy"
+    assert len(after.audit()) == 4
+
+
+async def test_applying_again_records_no_price_twice() -> None:
+    """The book grows by what is new: here a price that the document begins to say, and its end."""
+    plant = Plant()
+    own = DOCUMENT.replace("{provider: openai}", "{provider: openai, price: {input: 7, output: 7}}")
+    seen = []
+    for text in (DOCUMENT, DOCUMENT + "# again\n", own, own + "# again\n", DOCUMENT):
+        await plant.apply(text)
+        assert plant.state.current is not None
+        seen.append((len(plant.state.book), plant.state.current.prices["gpt-4o-mini"].source))
+    sources = ["genai-prices", "genai-prices", "policy", "policy", "genai-prices"]
+    assert seen == list(zip([PRICED, PRICED, PRICED + 1, PRICED + 1, PRICED + 2], sources, strict=True))
+
+
 async def test_what_a_fault_left_half_done_is_completed_before_the_next_change() -> None:
     """Without a restart, too: the next change finds the log whole."""
     plant = Plant()
-    plant.log.lose = 1
+    plant.log.lose = PRICED + 1
     with pytest.raises(TransportError):
         await plant.apply(LISTED)
     issued = await plant.plane.create_key(Wish(org="acme"), "me")

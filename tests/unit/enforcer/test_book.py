@@ -19,7 +19,7 @@ def price(usd: int, version: str = "", **more: Any) -> Price:
     """Return a price of `usd` per million input tokens and five times as much for output."""
     femtos = usd * 10**9
     return Price(
-        "test", version, (Rates(0, femtos, femtos, femtos, femtos, 5 * femtos, 5 * femtos, femtos, 0),), **more
+        "test", version, (Rates(0, femtos, femtos, femtos, femtos, 5 * femtos, 5 * femtos, femtos, 5 * femtos),), **more
     )
 
 
