@@ -119,7 +119,7 @@ async def test_errors_are_the_sdks_own() -> None:
             with pytest.raises(openai.BadRequestError, match="max_tokens"):
                 await sdk.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES, max_tokens=-1)
             with pytest.raises(openai.NotFoundError, match="Unknown route"):
-                await sdk.moderations.create(input="x")
+                await sdk.fine_tuning.jobs.list()
         async with openai.AsyncOpenAI(base_url=f"{lab.url}/v1", api_key="tw-no", max_retries=0) as sdk:
             with pytest.raises(openai.AuthenticationError):
                 await sdk.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES)

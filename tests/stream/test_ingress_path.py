@@ -166,11 +166,15 @@ async def test_endless_head_is_refused() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("POST", "/v1/completions", 404),
+        ("POST", "/v1/realtime", 404),
         ("POST", "/v1/chat/completions/", 404),
         ("POST", "/v1//chat/completions", 404),
         ("POST", "/v1/chat%2Fcompletions", 404),
-        ("GET", "/v1/files", 404),
+        ("GET", "/v1/files/a/b", 404),
+        ("GET", "/v1/files/a%2F..%2Fb", 404),
+        ("POST", "/v1/files/a/content", 405),
+        ("DELETE", "/v1/batches/a", 405),
+        ("GET", "/v1/fine_tuning/jobs", 404),
         ("DELETE", "/v1/models/x", 404),
         ("GET", "/v1/chat/completions", 405),
         ("PUT", "/v1/messages", 405),
