@@ -46,14 +46,18 @@ def _say(line: str) -> None:
 async def run_all(schedules: list[Schedule], began: float) -> list[Result]:
     """Do all schedules, on one deployment for as long as nothing is wrong with it."""
     results: list[Result] = []
-    while len(results) < len(schedules):
+    schedules = sorted(schedules, key=lambda schedule: schedule.has_server)  # a deployment of each kind
+    while left := schedules[len(results) :]:
+        has_server = left[0].has_server
+        same = [schedule for schedule in left if schedule.has_server == has_server]
         with tempfile.TemporaryDirectory(prefix="tollway-faults-", ignore_cleanup_errors=True) as name:
             place = Path(name)
-            deployment = Deployment(place, _say)
+            deployment = Deployment(place, _say, has_server)
             try:
                 await deployment.start()
-                _say(f"[{time.monotonic() - began:4.0f} s] the deployment is ready")
-                failed = await _on(Session(deployment), schedules, results, began)
+                kind = "a ClickHouse server" if has_server else "the embedded engine"
+                _say(f"[{time.monotonic() - began:4.0f} s] a deployment with {kind} is ready")
+                failed = await _on(Session(deployment), same, len(schedules), results, began)
                 if failed is None:
                     _say(f"[{time.monotonic() - began:4.0f} s] {await _verified(deployment)}")
             except BaseException:
@@ -66,12 +70,14 @@ async def run_all(schedules: list[Schedule], began: float) -> list[Result]:
     return results
 
 
-async def _on(session: Session, schedules: list[Schedule], results: list[Result], began: float) -> int | None:
-    """Do the schedules that are left until one fails; return its seed, None if all are done."""
-    for schedule in schedules[len(results) :]:
+async def _on(
+    session: Session, schedules: list[Schedule], total: int, results: list[Result], began: float
+) -> int | None:
+    """Do schedules until one fails; return its seed, None if all are done."""
+    for schedule in schedules:
         result = await session.run(schedule)
         results.append(result)
-        _say(f"[{time.monotonic() - began:4.0f} s] {report.progress(result, len(results), len(schedules))}")
+        _say(f"[{time.monotonic() - began:4.0f} s] {report.progress(result, len(results), total)}")
         for line in report.problems(result):
             _say(f"    {line}")
         if not result.findings.is_clean:

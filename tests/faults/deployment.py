@@ -7,6 +7,7 @@ it can be cut off alone. Signals go to processes that were started here, and to 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -25,14 +26,17 @@ from deploy.supervisor.files import StateDir
 from deploy.supervisor.record import package_path, run_record
 from schemas.connection import KafkaConnection
 from tests.bound.deployment import free_ports
+from tests.clickhouse_faults import USER, Fault
 from tests.faults.cut_proxy import CutProxy
 from tests.faults.processes import Death, Process, with_arguments, with_environment
 from tests.faults.scenario import REPLICAS, policy
 from tests.faults.upstream import Reader
+from tests.fixtures.clickhouse_http import PASSWORD
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("enforcer", "history", "meter")
 INGRESSES = tuple(f"ingress-{number + 1}" for number in range(REPLICAS))
+STORE = "store"
 ROLES = ("broker", "provider", *SERVICES, *INGRESSES)
 READY_S = 90.0
 POLL_S = 0.05
@@ -41,8 +45,11 @@ POLL_S = 0.05
 class Deployment:
     """All processes, the doors between replicas and broker, and who is asked for what."""
 
-    def __init__(self, place: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, place: Path, say: Callable[[str], None], has_server: bool = False) -> None:
+        """Prepare to keep everything under `place`; with `has_server`, ClickHouse is a process of its own."""
         self.place, self.say = place, say
+        self._has_server = has_server
+        self._store_port = 0
         self._ledger = place / "upstream.jsonl"
         self.upstream = Reader(self._ledger)
         self.processes: dict[str, Process] = {}
@@ -58,19 +65,22 @@ class Deployment:
 
     async def start(self) -> None:
         """Start everything; returns when it is ready and the policy is in force."""
-        inner = free_ports(len(ROLES) + REPLICAS)
+        inner = free_ports(len(ROLES) + REPLICAS + 1)
         ports = {role: inner + number for number, role in enumerate(ROLES)}
         state = StateDir(self.place / "state")
         state.acquire()
         kafka = KafkaConnection(bootstrap=f"127.0.0.1:{ports['broker']}")
+        self._store_port = inner + len(ROLES) + REPLICAS
+        clickhouse = f"http://{USER}:{PASSWORD}@127.0.0.1:{self._store_port}" if self._has_server else "embedded"
         self._layout = plan.Layout(
-            state=state, kafka=kafka, clickhouse="embedded", ports=ports, host=plan.LOOPBACK,
+            state=state, kafka=kafka, clickhouse=clickhouse, ports=ports, host=plan.LOOPBACK,
             token=state.admin_token(), python=sys.executable, package_path=package_path(), environment=dict(os.environ),
         )  # fmt: skip
         for number, role in enumerate(INGRESSES):
             self.doors[role] = await CutProxy.open(0, inner + len(ROLES) + number)
         self._make_processes()
-        await asyncio.gather(*(self.processes[role].start() for role in ("broker", "provider")))
+        first = [role for role in ("broker", "provider", STORE) if role in self.processes]
+        await asyncio.gather(*(self.processes[role].start() for role in first))
         await self._until("the broker", lambda: is_serving(kafka.bootstrap))
         await topics.create(kafka)
         await asyncio.gather(*(self.processes[role].start() for role in (*SERVICES, *INGRESSES)))
@@ -87,15 +97,20 @@ class Deployment:
             if role == "broker":
                 spec = with_arguments(spec, *doors)
             elif role == "provider":
-                spec = Spec(
-                    role, (sys.executable, "-m", "tests.faults.upstream", "--port", str(layout.ports[role]),
-                           "--ledger", str(self._ledger)),
-                    {**spec.environment, "PYTHONPATH": str(ROOT)}, spec.log, spec.stop_s,
-                )  # fmt: skip
+                port, ledger = str(layout.ports[role]), str(self._ledger)
+                spec = self._of_tests(role, "tests.faults.upstream", "--port", port, "--ledger", ledger)
             elif role in self.doors:
                 bootstrap_address = f"127.0.0.1:{self.doors[role].port}"
                 spec = with_environment(spec, {"TOLLWAY_INGRESS_KAFKA__BOOTSTRAP": bootstrap_address})
             self.processes[role] = Process(spec, layout.state.root, self.say)
+        if self._has_server:
+            arguments = (str(self.place / STORE), str(self._store_port), PASSWORD)
+            spec = self._of_tests(STORE, "tests.clickhouse_front", *arguments)
+            self.processes[STORE] = Process(spec, layout.state.root, self.say)
+
+    def _of_tests(self, role: str, module: str, *arguments: str) -> Spec:
+        environment = {**self.layout.environment, "PYTHONPATH": str(ROOT)}
+        return Spec(role, (sys.executable, "-m", module, *arguments), environment, self.layout.state.log(role), 5.0)
 
     def _put_in_force(self) -> None:
         api = Api("enforcer", self.layout.url("enforcer"), self.layout.token)
@@ -142,6 +157,22 @@ class Deployment:
     @property
     def _credential(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.layout.token}"}
+
+    async def disturb(self, *faults: Fault) -> None:
+        """Have ClickHouse do `faults` to statements from now on, instead of those before."""
+        await self.client.post(self._disturbances, content=json.dumps([vars(fault) for fault in faults]))
+
+    async def faults_left(self) -> int:
+        """Return how often a fault is still to be done; none by a server that does not answer, as it starts anew."""
+        try:
+            answer = await self.client.get(self._disturbances, timeout=2.0)
+        except httpx.HTTPError:
+            return 0
+        return sum(int(fault["times"]) for fault in answer.json()["faults"])
+
+    @property
+    def _disturbances(self) -> str:
+        return f"http://127.0.0.1:{self._store_port}/__faults"
 
     async def is_ready(self, role: str) -> bool:
         """Tell whether a process says that it is ready."""

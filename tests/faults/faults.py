@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from schemas.crash_points import VARIABLE
+from tests.clickhouse_faults import Fault
 from tests.faults.deployment import ROLES, Deployment
-from tests.faults.schedule import Act
+from tests.faults.schedule import STORE_FAULTS, Act
 
 REACHED_S = 10.0
 """A crash point that is not reached so long after the process was ready, under load, is not reached."""
@@ -43,11 +45,11 @@ class Surgeon:
     def __init__(self, deployment: Deployment, seed: int) -> None:
         self._deployment = deployment
         self._rng = random.Random(f"faults/{seed}")
-        self._locks = {role: asyncio.Lock() for role in deployment.processes}
+        self._locks = defaultdict[str, asyncio.Lock](asyncio.Lock)
         self._kinds: dict[str, Callable[[Act, Outcome], Awaitable[None]]] = {
             "kill": self._kill, "terminate": self._terminate, "crash": self._crash, "freeze": self._freeze,
             "lose-acks": self._door, "cut-off": self._door, "hold": self._door, "disk-error": self._disk_error,
-            "kill-all": self._kill_all,
+            "kill-all": self._kill_all, **dict.fromkeys(STORE_FAULTS, self._disturb_store),
         }  # fmt: skip
 
     async def do(self, act: Act) -> Outcome:
@@ -131,6 +133,22 @@ class Surgeon:
         await asyncio.sleep(act.lasts_s)
         door.mend()
         del outcome
+
+    async def _disturb_store(self, act: Act, outcome: Outcome) -> None:
+        """Do something to the next inserts; returns when it was done."""
+        action, times = act.kind.removeprefix("store-"), self._rng.randint(1, 3)
+        store = self._deployment.processes[act.role]
+        await store.up()
+        if action == "dies":
+            store.may_die()
+        await self._deployment.disturb(Fault(action, times=1 if action == "dies" else times))
+        deadline = time.monotonic() + REACHED_S
+        while time.monotonic() < deadline and await self._deployment.faults_left():
+            await asyncio.sleep(POLL_S)
+        if action == "dies":
+            outcome.reached = await store.ended(REACHED_S)
+            outcome.kills += outcome.reached
+        await store.up()
 
     async def _disk_error(self, act: Act, outcome: Outcome) -> None:
         """Let the log of a replica grow by little more: its next writes fail, at any byte of a frame."""

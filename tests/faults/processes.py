@@ -96,6 +96,10 @@ class Process:
 
     # ------------------------------------------------------------------------------------------------- what is done
 
+    def may_die(self) -> None:
+        """Take its end as wanted: somebody was asked to bring it about."""
+        self._may_die = True
+
     def kill(self) -> bool:
         """Kill −9; tell whether there was a process."""
         self._may_die = True

@@ -24,6 +24,10 @@ ELSEWHERE = {"sink.between_months", "sink.repaired"}
 KILLED = ("ingress", "meter", "history", "broker", "ingress", "meter", "history", "enforcer")
 FROZEN = ("ingress", "meter", "history", "broker")
 TERMINATED = ("ingress", "meter", "history")
+STORE_FAULTS = ("store-lost", "store-dies", "store-error", "store-reset")
+"""What is done to the next inserts: done and the answer lost; done and the server gone; refused; cut off before."""
+SERVER = 3
+"""Every so many schedules have ClickHouse in a process of its own; all of them that disturb it do."""
 LASTS_S = {"freeze": (0.5, 2.5), "lose-acks": (0.3, 1.5), "cut-off": (0.5, 2.0), "hold": (0.5, 2.0)}
 
 OFTEN = {
@@ -67,6 +71,11 @@ class Schedule:
         """Return what is done, in a line."""
         return " + ".join(act.name for act in self.acts)
 
+    @property
+    def has_server(self) -> bool:
+        """Whether ClickHouse is a server; else its engine is in the history's process."""
+        return self.seed % SERVER == 0 or any(act.role == "store" for act in self.acts)
+
 
 def _role_of(point: str) -> str:
     kind = point.partition(".")[0]
@@ -82,6 +91,7 @@ def deck() -> list[tuple[str, str, str]]:
         [("freeze", role, "") for role in FROZEN] + [("terminate", role, "") for role in TERMINATED],
         [(kind, "ingress", "") for kind in ("lose-acks", "cut-off", "lose-acks", "hold", "disk-error")],
         [("kill-all", "all", "")],
+        [("kill", "store", ""), ("freeze", "store", "")] + [(kind, "store", "") for kind in STORE_FAULTS],
     ]
     cards: list[tuple[float, tuple[str, str, str]]] = []
     for offset, pile in enumerate(piles):  # each pile is spread over the whole deck
