@@ -138,8 +138,11 @@ class Ending(Following):
     def _usage_so_far(self) -> tuple[TokenUsage, str, Reported]:
         """Return the usage of an answer as far as it has come, where it is from, and the report that it is from.
 
-        The provider's word counts once it is the last one; before that it is a lower bound of the estimate.
+        The provider's word counts once it is the last one; before that it is a lower bound of the estimate. The text
+        of an error is no answer.
         """
+        if self.status >= 300:
+            return NO_TOKENS, NONE, NOTHING_REPORTED
         relay = self._relay
         reported = NOTHING_REPORTED if relay is None else relay.reader.reported
         is_last = relay is not None and (relay.is_ended or relay.reader.is_complete)

@@ -74,19 +74,23 @@ class Exchange(Ending):
             if self._effects is not None:
                 self._effects.cut()
             return
-        if state == RELAYING:
-            self._last = CUT
-        elif state == DRAINING:
-            self._context.stats.drained("failed")
-        else:
-            self._tell(500, "internal", "Tollway failed on this request; it is logged under this request id.")
         if state in (SENT, RELAYING, DRAINING):
             self._effects.cancel_request()
             usage, source, reported = self._usage_so_far()
-            status = self._told if state == DRAINING else self.status
-            self._settle(FAILED, "internal", usage, source, status, now_ms, reported=reported)
+            if state == RELAYING:
+                self._last = CUT
+            elif state == SENT:
+                self._tell_bug()
+            else:
+                self._context.stats.drained("failed")
+                self.status = self._told
+            self._settle(FAILED, "internal", usage, source, self.status, now_ms, reported=reported)
         else:
+            self._tell_bug()
             self._end_unsent(FAILED, "internal", 500, now_ms)
+
+    def _tell_bug(self) -> None:
+        self._tell(500, "internal", "Tollway failed on this request; it is logged under this request id.")
 
     # -- facts: the log ------------------------------------------------------------------------------------------
 
