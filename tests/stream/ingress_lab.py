@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,9 @@ class FakeJournal:
 class Lab:
     """Everything of one test; clients reach `url`."""
 
-    def __init__(self, policy: str, **settings: Any) -> None:
+    def __init__(self, policy: str, prices: Mapping[str, Price] | None = None, **settings: Any) -> None:
+        self.prices = prices or {}
+        """By the names of models; all others cost `PRICE`."""
         self.simulator = Simulator(keep_entries=True)
         self.journal = FakeJournal()
         self.stats = Stats()
@@ -134,7 +136,7 @@ class Lab:
     def apply(self, policy: str) -> None:
         """Put a policy into force."""
         document = load_policy(policy)
-        prices = dict.fromkeys(document.models, PRICE)
+        prices = {**dict.fromkeys(document.models, PRICE), **self.prices}
         resolver = Resolver(document, 7, prices, self.keyring, self.registry)
         resolver.activate()
         self.context.resolver = resolver
