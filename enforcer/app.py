@@ -24,6 +24,8 @@ from enforcer.errors import Refusal, missing
 from enforcer.key_routes import add as add_moves
 from enforcer.override_routes import add as add_overrides
 from enforcer.overrides import OverridePlane
+from enforcer.price_routes import add as add_prices
+from enforcer.prices import PricePlane
 from enforcer.requests import ApplyBody, KeyBody, RollbackBody, read_body
 from enforcer.services import Services, plain
 from enforcer.telemetry import Telemetry
@@ -49,6 +51,7 @@ def build(
     add_moves(app, control, telemetry)
     add_overrides(app, OverridePlane(control), services.views.control, telemetry, services.clock)
     add_adjustments(app, adjust, telemetry)
+    add_prices(app, PricePlane(control, services.clock), services.views.control, telemetry)
     _readings(app, services)
     _decisions(app, services)
     return app

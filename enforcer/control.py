@@ -94,6 +94,11 @@ class ControlPlane:
         self._lock = asyncio.Lock()
         self._half_done = False
 
+    @property
+    def state(self) -> ControlState:
+        """What the log says, as far as it has been read."""
+        return self._state
+
     async def apply(self, text: str, note: str, actor: str, dry_run: bool, base: int | None) -> Applied | Refusal:
         """Put a document in force, or with `dry_run` say what that would do.
 

@@ -65,6 +65,18 @@ class KeyBody(Body):
         return "" if value is None else value
 
 
+class PricesBody(Body):
+    """`POST /v1/prices`."""
+
+    document: str | None = None
+    """A price file in YAML or JSON; left out: what the bundled list says of the models in force."""
+    reason: Annotated[str, Field(max_length=2_000)] = ""
+    actor: Actor = "api"
+    dry_run: bool = False
+    base: int | None = None
+    """Only record if the book has so many entries."""
+
+
 class IncreaseBody(Body):
     """`POST /v1/increases`."""
 

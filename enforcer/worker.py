@@ -24,6 +24,7 @@ from enforcer.core import control as control_core
 from enforcer.core.decisions import KEPT_DECISIONS
 from enforcer.core.metering import Metering
 from enforcer.heartbeat import Heartbeat
+from enforcer.prices import PricePlane
 from enforcer.services import Services, Views
 from enforcer.settings import EnforcerSettings
 from enforcer.telemetry import Telemetry
@@ -146,6 +147,7 @@ class Worker:
             _log.info("ready", policy_version=self.views.control.version, keys=len(self.views.control.keys))
             tasks.create_task(self._watch.run(), name="watch")
             tasks.create_task(self._heartbeat.run(), name="heartbeat")
+            tasks.create_task(PricePlane(self.plane, clock).keep(), name="prices")
 
     async def _connect(self) -> None:
         """Connect to the broker, several times if need be; an open transaction of an earlier run ends here."""
