@@ -186,9 +186,16 @@ def measure_sink(_place: Path, rounds: int) -> dict[str, float]:
     return measure(rounds)
 
 
+def measure_faults(place: Path, _rounds: int) -> dict[str, float]:
+    """Measure how long after the kill of each process all ledgers are equal again."""
+    from tests.bench.recovery import measure
+
+    return measure(place)
+
+
 PARTS: dict[str, Callable[[Path, int], dict[str, float]]] = {
     "core": measure_core, "ingress": measure_ingress, "loop": measure_loop, "meter": measure_meter,
-    "sink": measure_sink,
+    "sink": measure_sink, "faults": measure_faults,
 }  # fmt: skip
 
 

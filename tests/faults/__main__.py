@@ -24,7 +24,7 @@ from rich.console import Console
 
 from tests.faults import report
 from tests.faults.deployment import ROOT, Deployment
-from tests.faults.schedule import Schedule, deck, make
+from tests.faults.schedule import Schedule, deck, kills, make
 from tests.faults.session import Result, Session
 
 REPORT = ROOT / ".reports" / "faults.json"
@@ -36,6 +36,7 @@ _EXAMPLES = """examples:
   make test-faults RUNS=1 SEED=17         the schedule of seed 17 alone: what failed can be had again
   make test-faults ARGS="--only meter"    of the seeds 1 to 30, those whose faults have `meter` in their names
   make test-faults ARGS=--list            what the seeds would do, and nothing else
+  make test-faults ARGS=--kills           kill each process once: how long until all ledgers are equal
 """
 
 
@@ -119,13 +120,17 @@ def _options() -> argparse.Namespace:
                         "the next one (default %(default)s)")  # fmt: skip
     parser.add_argument("--only", default="", metavar="TEXT", help="schedules with TEXT in the names of their faults")
     parser.add_argument("--list", action="store_true", help="print what the schedules would do, and end")
+    parser.add_argument("--kills", action="store_true", help="kill each process once, with nothing else going on")
+    parser.add_argument("--report", type=Path, default=REPORT, metavar="FILE", help="where the report goes (default "
+                        ".reports/faults.json)")  # fmt: skip
     return parser.parse_args()
 
 
 def main() -> int:
     """Run what the command line asks for; 1 if anything was lost, counted twice or wrong."""
     options = _options()
-    schedules = [make(seed) for seed in range(options.seed, options.seed + options.runs)]
+    seeds = range(options.seed, options.seed + options.runs)
+    schedules = kills(options.seed) if options.kills else [make(seed) for seed in seeds]
     schedules = [schedule for schedule in schedules if options.only in schedule.name]
     if options.list or not schedules:
         for schedule in schedules:
@@ -139,8 +144,8 @@ def main() -> int:
     _say(f"{len(schedules)} schedules, seeds {schedules[0].seed} to {schedules[-1].seed}")
     results = uvloop.run(run_all(schedules, began))
     found = report.report(results, options.seed, time.monotonic() - began)
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(found, indent=2) + "\n")
+    options.report.parent.mkdir(exist_ok=True)
+    options.report.write_text(json.dumps(found, indent=2) + "\n")
     Console(width=120 if not _console.is_terminal else None).print(report.table(results))
     bad = found["lost"] + found["doubled"] + found["wrong"] + len(found["not_reached"])
     if found["not_reached"]:

@@ -110,6 +110,15 @@ def make(seed: int) -> Schedule:
     return Schedule(seed, (first, second))
 
 
+def kills(seed: int) -> list[Schedule]:
+    """Return schedules that kill each process once, and do nothing else: what recovery times are measured by."""
+    made = []
+    for number, role in enumerate(dict.fromkeys(KILLED)):
+        rng = random.Random(f"kills/{seed}/{role}")
+        made.append(Schedule(seed + number, (_act(("kill", role, ""), rng, rng.uniform(*TRAFFIC_S)),)))
+    return made
+
+
 def _act(card: tuple[str, str, str], rng: random.Random, after_s: float) -> Act:
     kind, role, point = card
     name = f"ingress-{rng.randrange(REPLICAS) + 1}" if role == "ingress" else role
