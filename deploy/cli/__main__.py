@@ -21,6 +21,7 @@ COMMANDS = {
     "freeze": "Refuse everything of a scope until it is released.",
     "release": "Release a frozen scope.",
     "report": "Report what was spent.",
+    "reprice": "Price past usage anew by the price book, and post the differences.",
     "reconcile": "Compare a provider's invoice with our books, and correct them.",
     "sql": "Query the history (read only).",
     "verify": "Compare what clients were told, the meter's ledger and ClickHouse.",

@@ -80,7 +80,7 @@ def command(
         if not as_json:
             click.echo(text.as_text(provider, invoice, compared, found))
         posted = None
-        if found and not dry_run and (approve or (not as_json and _agreed(len(found)))):
+        if found and not dry_run and (approve or (not as_json and posting.agreed(len(found), "--approve"))):
             detail = {
                 "provider": provider, "sha256": invoice.sha256, "format": invoice.format, "since": begin.isoformat(),
                 "until": end.isoformat(), "corrections": len(found),
@@ -119,7 +119,3 @@ def _moment(text: str) -> int:
         return when.unix_ms(when.past(text, datetime.now(UTC)))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--exported") from error
-
-
-def _agreed(count: int) -> bool:
-    return click.confirm(f"post {count:,} corrections?", default=False, err=True)

@@ -6,11 +6,13 @@ what is still missing.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import click
 import msgspec
 
 from deploy.api import Api
@@ -100,6 +102,14 @@ def post(
         progress(count)
     posted: dict[str, Any] = enforcer.post(f"{path}/end", {})
     return posted
+
+
+def agreed(count: int, option: str) -> bool:
+    """Ask whether corrections shall be posted; where nobody can be asked, say which option posts them."""
+    if not sys.stdin.isatty():
+        click.echo(f"not a terminal: give {option} to post", err=True)
+        return False
+    return click.confirm(f"post {count:,} corrections?", default=False, err=True)
 
 
 def chunks(corrections: Iterable[tuple[Target, Adjustment]]) -> Iterator[dict[str, Any]]:

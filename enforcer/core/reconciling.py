@@ -19,7 +19,8 @@ not may be under another name. Neither is corrected.
 
 What is corrected is divided by largest remainder: the invoice's amount over the groups (organisation, project, team,
 user, key, tags) in proportion to their own cost, where usage without a cost counts at the average of the rest. What is
-late is not on the invoice, and stays as it is. A group's correction is its part less its cost less what an invoice has
+late is not on the invoice, and stays as it is. Limits are charged what the group costs in the end: a reserve for what
+had no cost is given back. A group's correction is its part less its cost less what an invoice has
 corrected of it before, so the sums are the invoice's to the nano-dollar, posting it again gives nothing, and a
 corrected invoice gives only what has changed.
 """
@@ -58,7 +59,10 @@ class Group(msgspec.Struct, frozen=True, array_like=True):
     events: int
     tokens: int
     cost_nanos: int
+    charge_nanos: int
+    """What limits were charged: reserves in place of costs that are unknown."""
     invoiced_nanos: int
+    invoiced_charge_nanos: int
     unpriced_events: int
     unpriced_tokens: int
     estimated_events: int
@@ -207,7 +211,7 @@ def _correction(group: Group, provider: str, sha256: str, more: int, part: int) 
         occurred_ms=group.occurred_ms if group.events else int(midnight.timestamp()) * 1000,
         operation=OPERATION,
         cost_nanos=more,
-        charge_nanos=more,
+        charge_nanos=part - group.charge_nanos - group.invoiced_charge_nanos,
         note=f"invoice {provider} {group.day} sha256:{sha256[:16]}",
     )
     return Target(attribution, group.rows if group.events else []), adjustment

@@ -112,12 +112,12 @@ def test_days_sum_up_groups_and_keep_what_an_invoice_corrected_apart(clickhouse:
     first = an_event(row_keys=(MONEY,), cost_nanos=900, charge_nanos=900)
     unpriced = an_event(cost_nanos=None, charge_nanos=500)
     insert(clickhouse, [
-        first, unpriced, an_event(cost_nanos=100, usage_source="estimated", duration_ms=5),
+        first, unpriced, an_event(cost_nanos=100, charge_nanos=100, usage_source="estimated", duration_ms=5),
         an_event(cost_nanos=None, charge_nanos=70, usage_source="unknown", usage=TokenUsage()),
-        an_event(occurred_ms=midnight + 86_000_000, duration_ms=400_000, cost_nanos=10),
+        an_event(occurred_ms=midnight + 86_000_000, duration_ms=400_000, cost_nanos=10, charge_nanos=10),
         an_event(ml, occurred_ms=midnight + 5, cost_nanos=4),
     ])  # fmt: skip
-    insert(clickhouse, [an_event(cost_nanos=33)], logged_ms=NOW_MS + 10 * HOUR_MS)
+    insert(clickhouse, [an_event(cost_nanos=33, charge_nanos=33)], logged_ms=NOW_MS + 10 * HOUR_MS)
     insert(clickhouse, [correction(first, -50), correction(unpriced, 60, first_price=True), correction(None, 1_000)])
     insert(clickhouse, [an_event(ml, cost_nanos=None)])
     search, bob = sorted(days(clickhouse, NOW_MS + HOUR_MS), key=lambda line: str(line["user"]))
@@ -127,7 +127,8 @@ def test_days_sum_up_groups_and_keep_what_an_invoice_corrected_apart(clickhouse:
         "2026-11-21", "gpt-4o-mini", "gpt-4o-mini-2026"
     )  # fmt: skip
     assert search["cost_nanos"] == 900 + 100 + 10 + 33 - 50 + 60
-    assert search["invoiced_nanos"] == 1_000
+    assert search["charge_nanos"] == 900 + 500 + 100 + 70 + 10 + 33 - 50 + 60
+    assert (search["invoiced_nanos"], search["invoiced_charge_nanos"]) == (1_000, 1_000)
     assert (search["events"], search["unpriced_events"], search["unpriced_tokens"]) == (6, 0, 0)
     assert (search["estimated_events"], search["estimated_nanos"]) == (1, 100)
     assert (search["unknown_events"], search["unknown_nanos"]) == (1, 70)

@@ -24,7 +24,8 @@ def group(**fields: Any) -> Group:
     values: dict[str, Any] = {
         "day": DAY.isoformat(), "model": "gpt-4o", "model_reported": "gpt-4o-2024-08-06", "org": "acme",
         "project": "chat", "team": "search", "user": "ada", "key_id": "key_1", "tags": {}, "events": 10,
-        "tokens": 1_000, "cost_nanos": 1_000_000, "invoiced_nanos": 0, "unpriced_events": 0, "unpriced_tokens": 0,
+        "tokens": 1_000, "cost_nanos": 1_000_000, "charge_nanos": 1_000_000, "invoiced_nanos": 0,
+        "invoiced_charge_nanos": 0, "unpriced_events": 0, "unpriced_tokens": 0,
         "estimated_events": 0, "estimated_nanos": 0, "unknown_events": 0, "unknown_nanos": 0, "left_nanos": 0,
         "late_nanos": 0, "occurred_ms": 1_795_150_000_000, "operation": "chat.completions", "rows": [MONEY],
         "largest_nanos": 5,
@@ -89,12 +90,13 @@ def test_corrections_make_the_books_say_what_the_invoice_says() -> None:
     """In proportion to cost, to the nano-dollar; what had no cost bears its part at the average of the rest."""
     groups = [
         group(cost_nanos=600_000, tokens=600), group(cost_nanos=300_000, tokens=300, team="ml", key_id="key_2"),
-        group(cost_nanos=0, tokens=100, unpriced_tokens=100, team="ops", key_id="key_3"),
+        group(cost_nanos=0, charge_nanos=500_000, tokens=100, unpriced_tokens=100, team="ops", key_id="key_3"),
     ]  # fmt: skip
     compared = only(invoice(1_100_001), *groups)
     found = corrections(compared, "openai", "ab" * 32)
     assert sum(adjustment.cost_nanos for _, adjustment in found) == compared.difference_nanos == 200_001
     assert [adjustment.cost_nanos for _, adjustment in found] == [60_001, 30_000, 110_000]
+    assert found[2][1].charge_nanos == 110_000 - 500_000, "the reserve is given back"
     target, adjustment = found[2]
     assert (target.attribution.team, target.attribution.key_id, target.rows) == ("ops", "key_3", [MONEY])
     assert (adjustment.occurred_ms, adjustment.operation) == (1_795_150_000_000, "reconcile")
