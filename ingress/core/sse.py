@@ -162,6 +162,9 @@ class EventRelay:
                 self._note_error(before)
                 self._note_error(event)
             before = event
+        if self.is_ended:
+            self._held += self._tail
+            self._tail = b""
         return b"".join(kept)
 
     def _note_error(self, block: bytes) -> None:

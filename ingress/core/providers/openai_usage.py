@@ -6,7 +6,8 @@ audio and images. What other servers do otherwise:
 
 * DeepSeek: `prompt_cache_hit_tokens` and `prompt_cache_miss_tokens` beside the prompt that they add up to.
 * Gemini, xAI: reasoning beside the completion, which only the total gives away; details may be missing.
-* Moonshot, Together: `cached_tokens` in the usage itself. Perplexity: `reasoning_tokens` there, and its searches.
+* Moonshot, Together: `cached_tokens` in the usage itself. Perplexity: `reasoning_tokens` there, which neither the
+  completion nor the total holds, and its searches.
 * xAI: the sources that a live search read.
 """
 
@@ -23,7 +24,7 @@ from schemas import flags, units
 from schemas.tokens import TokenUsage
 
 NO_USAGE = msgspec.Raw(b"null")
-STANDARD_TIERS = frozenset({"", "auto", "default", "standard"})
+STANDARD_TIERS = frozenset({"", "auto", "default", "on_demand", "standard"})
 """Names of the tier that has no prices of its own."""
 MAX_NAME = 128
 MAX_TIER = 32
@@ -179,6 +180,8 @@ def normalise(usage: Usage, has_output: bool, odd: set[str]) -> tuple[TokenUsage
     is_plain = not inputs and not outputs and not cached and not reasoning
     if is_plain and prompt is not None and completion is not None and total in (None, prompt + completion):
         return TokenUsage(prompt, completion), knows_input, knows_output
+    if reasoning > (completion or 0) and completion is not None:
+        completion, total = completion + reasoning, None if total is None else total + reasoning
     told = _told(prompt or 0, completion or 0, total, cached, reasoning, inputs, outputs)
     if prompt is None:
         odd.add(flags.MISSING_INPUT)

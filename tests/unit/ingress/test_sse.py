@@ -41,6 +41,14 @@ def test_end_of_stream_is_held_back() -> None:
     assert relay.reader.reported.usage == TokenUsage(3, 4)
 
 
+def test_what_begins_behind_the_end_keeps_its_place() -> None:
+    """An event after the end that comes in two pieces is put together again, in order."""
+    relay = EventRelay(OpenAIStream(False))
+    assert relay.feed(DONE + b"data: more") == b""
+    assert relay.feed(b" words\n\n") == b""
+    assert relay.finish() == DONE + b"data: more words\n\n"
+
+
 def test_usage_that_was_not_asked_for_is_hidden() -> None:
     """The chunk that only Tollway asked for does not reach the client; everything else does."""
     relay = EventRelay(OpenAIStream(True))
