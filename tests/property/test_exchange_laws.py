@@ -12,14 +12,15 @@ from ingress.core.admitting import ENDING
 from ingress.core.plan import Denied
 from ingress.core.providers.openai import read_answer
 from ingress.core.strict_json import InputError, read_object
+from schemas.attempts import Drain, Fallback
 from schemas.flags import ODD
 from tests.unit.ingress.playbook import ANSWER, HEADERS, NOW, FakePlan, Stage
 
 DELTA = b'data: {"choices":[{"delta":{"content":"Hello"}}],"usage":null}\n\n'
 LAST = b'data: {"choices":[],"usage":{"prompt_tokens":19,"completion_tokens":21}}\n\n'
 FACTS = (
-    "complete", "too_large", "admitted", "terminal", "head", "stream_head", "error_head", "delta", "answer", "last",
-    "done", "end", "fault", "unsent_fault", "gone", "crash",
+    "complete", "too_large", "slow", "admitted", "terminal", "head", "stream_head", "error_head", "delta", "answer",
+    "last", "done", "error", "end", "fault", "unsent_fault", "gone", "over", "crash",
 )  # fmt: skip
 
 
@@ -34,10 +35,12 @@ def _play(stage: Stage, fact: str) -> None:
         "answer": lambda: exchange.provider_data(ANSWER, NOW),
         "last": lambda: exchange.provider_data(LAST, NOW),
         "done": lambda: exchange.provider_data(b"data: [DONE]\n\n", NOW),
+        "error": lambda: exchange.provider_data(b'data: {"error":{"message":"no"}}\n\n', NOW),
         "end": lambda: exchange.provider_end(NOW + 2),
         "fault": lambda: exchange.provider_fault("reset", True, "", NOW + 2),
         "unsent_fault": lambda: exchange.provider_fault("connect", False, "", NOW + 2),
         "gone": lambda: exchange.client_gone(NOW + 3),
+        "over": lambda: exchange.drain_over(NOW + 3),
         "crash": lambda: exchange.crash(NOW + 3),
         "admitted": lambda: exchange.admitted_recorded(),
     }
@@ -49,40 +52,98 @@ def _play(stage: Stage, fact: str) -> None:
     elif not stage.events:  # a request completes once
         if fact == "too_large":
             exchange.refuse_size(1_000, NOW)
+        elif fact == "slow":
+            exchange.refuse_slow(120, NOW)
         else:
             exchange.complete(msgspec.json.encode({"model": "gpt-x", "stream": True, "max_tokens": 9}), NOW)
 
 
-@settings(max_examples=300)
-@given(st.lists(st.sampled_from(FACTS), max_size=14), st.booleans())
-def test_every_order_of_facts_ends_once(facts: list[str], is_denied: bool) -> None:
-    """One terminal event, one end of the reservation, no last byte before the log, nothing after the end."""
-    plan = FakePlan()
-    if is_denied:
-        plan.denied = Denied("rpm", rule="r", measure="requests", scope="org=acme", limit=1, used=1, asked=1)
+WORLDS = st.fixed_dictionaries(
+    {
+        name: st.booleans()
+        for name in ("is_denied", "drains", "may_read_on", "is_sent", "falls_back", "other_has_room", "begins")
+    }
+)
+DENIED = Denied("rpm", rule="r", measure="requests", scope="org=acme", limit=1, used=1, asked=1)
+
+
+def _stage(world: dict[str, bool]) -> Stage:
+    plan, other = FakePlan(), FakePlan()
+    plan.denied = DENIED if world["is_denied"] else None
+    plan.drain = other.drain = Drain(most_bytes=1024) if world["drains"] else None
+    plan.fallback = Fallback(to="other") if world["falls_back"] else None
+    other.model, other.denied = "other", None if world["other_has_room"] else DENIED
     stage = Stage(plan=plan)
+    stage.plans["other"] = other
+    stage.may_read_on, stage.is_on_its_way = world["may_read_on"], world["is_sent"]
+    return stage
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from(FACTS), max_size=18), WORLDS)
+def test_every_order_of_facts_ends_once(facts: list[str], world: dict[str, bool]) -> None:
+    """One end an attempt, of event and reservation alike; no last byte before the log; nothing for who is gone."""
+    stage = _stage(world)
     stage.exchange.begin(HEADERS, NOW)
-    for fact in facts:
+    for fact in ("complete", "admitted", *facts) if world["begins"] else facts:  # half of them get to a provider
         _play(stage, fact)
     if "terminal" not in stage.names:
         stage.exchange.client_gone(NOW + 9)
+        stage.exchange.drain_over(NOW + 9)
     if stage.exchange.state == ENDING:
         stage.exchange.terminal_recorded()
 
     names = stage.names
+    holds = [hold for plan in (stage.plan, stage.plans["other"]) for hold in plan.holds]
     assert names.count("terminal") == 1
-    assert names.count("admitted") == len(plan.holds) <= 1
+    assert names.count("admitted") == len(holds) == names.count("attempt") + bool(holds) <= 2
     assert names.count("request") <= names.count("admitted")
     assert sum(names.count(last) for last in ("whole", "end")) <= 1
     told = [at for at, name in enumerate(names) if name in ("whole", "end", "cut")]
     assert all(at > names.index("terminal") for at in told)
     assert all(name in ("whole", "end", "cut") for name in names[names.index("terminal") + 1 :])
-    event = stage.terminal
-    for hold in plan.holds:
-        assert hold.settled == [(event.charge_requests, event.charge_tokens, event.charge_nanos)]
-    if not plan.holds:
-        assert (event.charge_requests, event.charge_tokens, event.charge_nanos) == (0, 0, 0)
-    assert stage.context.stats.in_flight == 0
+    if "read_on" in names:
+        assert set(names[names.index("read_on") + 1 :]) <= {"cancel", "terminal"}
+    ended = [event for event in stage.events if event.status != "unknown"]
+    assert [event.attempt for event in ended] == list(range(1, names.count("attempt") + 2))
+    assert len({event.id for event in ended}) == len(ended)
+    assert len({event.request_id for event in stage.events}) == 1
+    charges = [(event.charge_requests, event.charge_tokens, event.charge_nanos) for event in ended]
+    assert [hold.settled for hold in holds] == [[charge] for charge in charges] if holds else charges == [(0, 0, 0)]
+    assert stage.context.stats.in_flight == stage.context.stats.draining == 0
+
+
+TEXTS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+
+
+@settings(max_examples=200)
+@given(TEXTS, st.data())
+def test_drained_usage_is_the_full_usage(texts: list[int], data: st.DataObject) -> None:
+    """Wherever a client hangs up, and however the bytes are cut, reading on comes to what it would have come to."""
+    usage = {"prompt_tokens": 7, "completion_tokens": sum(texts)}
+    deltas = [{"choices": [{"delta": {"content": "x" * size}}], "usage": None} for size in texts]
+    events = [msgspec.json.encode(chunk) for chunk in (*deltas, {"choices": [], "usage": usage})] + [b"[DONE]"]
+    stream = b"".join(b"data: %b\n\n" % event for event in events)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    parts = [stream[low:high] for low, high in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    gone_at = data.draw(st.integers(0, len(parts) - 1))
+    found = []
+    for hangs_up in (False, True):
+        stage = Stage()
+        stage.plan.drain = Drain()
+        stage.sent(stream=True)
+        stage.exchange.provider_head(200, [(b"content-type", b"text/event-stream")], NOW)
+        for at, part in enumerate(parts):
+            if hangs_up and at == gone_at:
+                stage.exchange.client_gone(NOW)
+            stage.exchange.provider_data(part, NOW)
+        stage.exchange.provider_end(NOW)
+        stage.exchange.terminal_recorded()
+        event = stage.terminal
+        assert event.status == ("cancelled" if hangs_up else "settled")
+        assert event.usage_source == "provider"
+        found.append((event.usage, event.cost_nanos, stage.hold.settled))
+    assert found[0] == found[1]
 
 
 COUNTS = st.one_of(st.none(), st.integers(-2, 60), st.booleans(), st.floats(0, 9), st.text(max_size=2))
