@@ -20,6 +20,7 @@ COMMANDS = {
     "increase": "Grant, list and revoke temporary increases.",
     "freeze": "Refuse everything of a scope until it is released.",
     "release": "Release a frozen scope.",
+    "prices": "Show, compare, import and set prices; tell which was known when.",
     "report": "Report what was spent.",
     "reprice": "Price past usage anew by the price book, and post the differences.",
     "reconcile": "Compare a provider's invoice with our books, and correct them.",
