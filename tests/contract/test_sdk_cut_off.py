@@ -81,6 +81,41 @@ async def test_openai_accumulating_stream_ends() -> None:
         _check_charge(lab, len((answer.choices[0].message.content or "").split()))
 
 
+async def test_response_ends_as_if_at_its_maximum() -> None:
+    """The SDK sees `response.incomplete` for its length, with the id that the response began with, and its usage."""
+    async with running(_policy()) as lab, _openai(lab) as sdk:
+        stream = await sdk.responses.create(
+            model="gpt-4o-mini", input=STORY[0]["content"], stream=True, max_output_tokens=ASKED_TOKENS
+        )
+        events = [event async for event in stream]
+        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        event = _check_charge(lab, len(text.split()))
+    first, last = events[0], events[-1]
+    assert first.type == "response.created"
+    assert last.type == "response.incomplete"
+    assert last.response.id == first.response.id
+    assert last.response.incomplete_details is not None
+    assert last.response.incomplete_details.reason == "max_output_tokens"
+    assert last.response.usage is not None
+    assert last.response.usage.output_tokens == event.usage.output
+    assert last.sequence_number == events[-2].sequence_number + 1
+    assert last.model_extra is not None
+    assert last.model_extra["tollway"]["rule"] == "team-day"
+
+
+async def test_completion_ends_as_if_at_its_maximum() -> None:
+    """The SDK sees a whole stream of a legacy completion that ended for its length."""
+    async with running(_policy()) as lab, _openai(lab) as sdk:
+        stream = await sdk.completions.create(
+            model="gpt-4o-mini", prompt=STORY[0]["content"], stream=True, max_tokens=ASKED_TOKENS
+        )
+        chunks = [chunk async for chunk in stream]
+        text = "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
+        _check_charge(lab, len(text.split()))
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert chunks[-1].id == chunks[0].id
+
+
 async def test_anthropic_stream_ends_as_if_at_its_maximum() -> None:
     """The SDK's helper puts the message together: stopped at its maximum, with the usage that was charged."""
     async with running(_policy()) as lab, _anthropic(lab) as sdk:

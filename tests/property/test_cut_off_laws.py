@@ -9,7 +9,13 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingress.core.protocols import ANTHROPIC_MESSAGES, OPENAI_CHAT, Operation
+from ingress.core.protocols import (
+    ANTHROPIC_MESSAGES,
+    OPENAI_CHAT,
+    OPENAI_COMPLETIONS,
+    OPENAI_RESPONSES,
+    Operation,
+)
 from ingress.core.reserving import CHUNK_TOKENS
 from schemas.money import cost_nanos
 from tests.unit.ingress.playbook import NOW, PRICE, SHORT, FakePlan, Stage
@@ -30,12 +36,32 @@ STOP = (
 )
 
 
+STREAMED = [OPENAI_CHAT, OPENAI_COMPLETIONS, OPENAI_RESPONSES, ANTHROPIC_MESSAGES]
+
+
+def _response(kind: str, **fields: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode({"type": kind, **fields}))
+
+
+def _completion(words: str) -> bytes:
+    chunk = {"id": "c", "object": "text_completion", "choices": [{"text": words, "index": 0}], "usage": None}
+    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+
+
 def _stream(operation: Operation, texts: list[int]) -> bytes:
     """Return a whole stream in which each text has that many bytes, two of them a token."""
     tokens = sum(-(-size // 2) for size in texts)
-    if operation is OPENAI_CHAT:
+    if operation is OPENAI_RESPONSES:
+        told = {"input_tokens": 30, "output_tokens": tokens, "total_tokens": 30 + tokens}
+        begun = {"id": "r", "object": "response", "status": "in_progress", "usage": None}
+        deltas = b"".join(_response("response.output_text.delta", delta="w" * size) for size in texts)
+        end = _response("response.completed", response={**begun, "status": "completed", "usage": told})
+        return _response("response.created", response=begun) + deltas + end
+    if operation in (OPENAI_CHAT, OPENAI_COMPLETIONS):
         usage = {"prompt_tokens": 30, "completion_tokens": tokens, "total_tokens": 30 + tokens}
         last = b"data: " + msgspec.json.encode({"model": "m", "choices": [], "usage": usage}) + b"\n\n"
+        if operation is OPENAI_COMPLETIONS:
+            return b"".join(_completion("w" * size) for size in texts) + last + b"data: [DONE]\n\n"
         return b"".join(openai({"content": "w" * size}) for size in texts) + last + b"data: [DONE]\n\n"
     deltas = b"".join(anthropic({"type": "text_delta", "text": "w" * size}) for size in texts)
     return START + deltas + STOP % tokens
@@ -46,7 +72,7 @@ def _play(operation: Operation, stream: bytes, cuts: list[float], room: int) -> 
     plan.room = room
     plan.refusal = msgspec.structs.replace(SHORT, final_unit="terminate")
     stage = Stage(operation, plan=plan)
-    stage.sent(stream=True, max_tokens=64_000)
+    stage.sent(stream=True, max_tokens=64_000, max_output_tokens=64_000)
     at = sorted(int(cut * len(stream)) for cut in cuts)
     stage.streaming(*(stream[a:b] for a, b in itertools.pairwise([0, *at, len(stream)]) if a < b))
     stage.exchange.provider_end(NOW)
@@ -62,14 +88,22 @@ def _events(stage: Stage) -> list[Any]:
 
 
 def _text(events: list[Any]) -> int:
-    chats = [choice["delta"].get("content") or "" for event in events if "choices" in event
-             for choice in event["choices"]]  # fmt: skip
-    messages = [event["delta"].get("text", "") for event in events if "delta" in event]
-    return sum(map(len, chats + messages))
+    choices = [choice for event in events if "choices" in event for choice in event["choices"]]
+    chats = [choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in choices]
+    deltas = [event["delta"] for event in events if "delta" in event]
+    others = [delta if isinstance(delta, str) else delta.get("text", "") for delta in deltas]
+    return sum(map(len, chats + others))
+
+
+def _is_end(operation: Operation, last: Any, is_cut: bool) -> bool:
+    """Tell whether an event is the end of a stream by the rules of its protocol."""
+    if operation is OPENAI_RESPONSES:
+        return bool(last["type"] == ("response.incomplete" if is_cut else "response.completed"))
+    return bool(last == ({"type": "message_stop"} if operation is ANTHROPIC_MESSAGES else "[DONE]"))
 
 
 @settings(max_examples=100)
-@given(st.sampled_from([OPENAI_CHAT, ANTHROPIC_MESSAGES]), TEXTS, CUTS, ROOM)
+@given(st.sampled_from(STREAMED), TEXTS, CUTS, ROOM)
 def test_cut_stream_ends_cleanly_within_what_it_held(
     operation: Operation, texts: list[int], cuts: list[float], room: int
 ) -> None:
@@ -81,8 +115,7 @@ def test_cut_stream_ends_cleanly_within_what_it_held(
     assert stage.names.count("terminal") == 1
     assert hold.settled == [(1, event.charge_tokens, event.charge_nanos)]
     assert event.charge_nanos == cost_nanos(PRICE, event.usage)
-    last = events[-1]
-    assert last == "[DONE]" if operation is OPENAI_CHAT else last == {"type": "message_stop"}
+    assert _is_end(operation, events[-1], event.error == "cut_off")
     if event.error == "cut_off":
         assert event.usage.output >= -(-delivered // 2)
         assert event.charge_tokens <= hold.held[0]
@@ -98,14 +131,14 @@ def test_cut_stream_ends_cleanly_within_what_it_held(
 
 
 @settings(max_examples=40)
-@given(st.sampled_from([OPENAI_CHAT, ANTHROPIC_MESSAGES]), TEXTS, CUTS)
+@given(st.sampled_from(STREAMED), TEXTS, CUTS)
 def test_stream_with_room_is_never_touched(operation: Operation, texts: list[int], cuts: list[float]) -> None:
     """As long as extensions are granted, what the client gets is what the provider sent, and what is used is held."""
     stream = _stream(operation, texts)
     stage = _play(operation, stream, cuts, 10**9)
     out = b"".join(effect[1] for effect in stage.effects if effect[0] in ("data", "end"))
     hidden = len(stream) - len(out)
-    assert hidden == (0 if operation is ANTHROPIC_MESSAGES else stream.count(b"data: ") and len(_usage_chunk(stream)))
+    assert hidden == (len(_usage_chunk(stream)) if operation in (OPENAI_CHAT, OPENAI_COMPLETIONS) else 0)
     assert (stage.terminal.error, stage.terminal.usage_source) == ("", "provider")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingress.core.protocols import ANTHROPIC_MESSAGES, OPENAI_CHAT
+from ingress.core.protocols import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_COMPLETIONS, OPENAI_RESPONSES
 from ingress.core.reserving import CHUNK_TOKENS
 from schemas.money import cost_nanos
 from schemas.tokens import TokenUsage
@@ -131,6 +131,83 @@ def test_every_choice_of_a_chat_ends_once() -> None:
     blocks = [done + openai({"content": WORDS}), *[openai({"content": WORDS})] * 19, openai({"content": WORDS}) + late]
     last = data(told(played(ending("terminate"), blocks, n=3)))[-2]
     assert [(choice["index"], choice["finish_reason"]) for choice in last["choices"]] == [(0, "length"), (2, "length")]
+
+
+def response(kind: str, number: int, **fields: Any) -> bytes:
+    """Return one event of a streamed response."""
+    event = {"type": kind, "sequence_number": number, **fields}
+    return f"event: {kind}\ndata: ".encode() + msgspec.json.encode(event) + b"\n\n"
+
+
+BEGUN: dict[str, Any] = {
+    "id": "resp_1",
+    "object": "response",
+    "model": "r",
+    "status": "in_progress",
+    "tools": [],
+    "usage": None,
+}
+
+
+def test_response_is_cut_off_with_a_clean_end() -> None:
+    """The response as it began, incomplete for its length, with the usage that is charged and the next number."""
+    begun = response("response.created", 0, response=BEGUN)
+    blocks = [response("response.output_text.delta", at, item_id="msg_1", delta=WORDS) for at in range(1, 41)]
+    stage = played(ending("terminate"), [begun, *blocks], OPENAI_RESPONSES, input="x", max_output_tokens=64_000)
+    out = told(stage)
+    assert out.rsplit(b"event: ", 1)[1].startswith(b"response.incomplete\ndata: {")
+    assert out.endswith(b"}\n\n")
+    first, *deltas, last = data(out)
+    assert first == {"type": "response.created", "sequence_number": 0, "response": BEGUN}
+    assert len(deltas) == CHUNK_TOKENS // 200
+    assert (last["type"], last["sequence_number"]) == ("response.incomplete", len(deltas) + 1)
+    assert last["response"] == {
+        **BEGUN, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}, "output": [],
+        "created_at": NOW // 1000, "usage": last["response"]["usage"], **{
+            name: last["response"][name] for name in ("error", "instructions", "metadata", "parallel_tool_calls",
+                                                      "temperature", "tool_choice", "top_p")
+        },
+    }  # fmt: skip
+    charged = stage.terminal.usage
+    assert last["response"]["usage"]["output_tokens"] == charged.output == len(deltas) * 200
+    assert last["response"]["usage"]["total_tokens"] == charged.total
+    assert last["tollway"]["code"] == "cut_off"
+    assert (stage.terminal.error, stage.terminal.usage_source) == ("cut_off", "estimated")
+
+
+def test_response_that_told_nothing_of_itself_is_cut_off_too() -> None:
+    """A server that leaves the first event out gets an end all the same."""
+    over = b'data: {"type":"response.output_text.delta","delta":"' + b"w" * 100_000 + b'"}\n\n'
+    (last,) = data(told(played(ending("terminate"), [over], OPENAI_RESPONSES, input="x", max_output_tokens=64_000)))
+    assert (last["sequence_number"], last["response"]["object"], last["response"]["model"]) == (
+        0,
+        "response",
+        "gpt-x",
+    )
+
+
+def text(words: str, index: int = 0, reason: str | None = None) -> bytes:
+    """Return one chunk of a legacy completion."""
+    choice = {"text": words, "index": index, "logprobs": None, "finish_reason": reason}
+    chunk = {"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "i", "choices": [choice]}
+    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+
+
+def test_completion_is_cut_off_with_a_clean_end() -> None:
+    """Choices of all prompts that have not ended end for their length, without text; the mark comes last."""
+    blocks = [text(WORDS), text("", 1, "stop"), *[text(WORDS, 2)] * 40]
+    stage = played(ending("terminate"), blocks, OPENAI_COMPLETIONS, prompt=["a", "b", "c"])
+    *chunks, last, done = data(told(stage))
+    assert done == "[DONE]"
+    assert len(chunks) == CHUNK_TOKENS // 200 + 1
+    assert {name: last[name] for name in ("id", "object", "created", "model")} == {
+        "id": "cmpl-1", "object": "text_completion", "created": 7, "model": "i",
+    }  # fmt: skip
+    assert last["choices"] == [
+        {"text": "", "logprobs": None, "finish_reason": "length", "index": index} for index in (0, 2)
+    ]
+    assert last["tollway"]["code"] == "cut_off"
+    assert stage.terminal.usage.output == CHUNK_TOKENS // 200 * 200
 
 
 @pytest.mark.parametrize(
