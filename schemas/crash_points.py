@@ -82,3 +82,5 @@ def crasher(spec: str) -> Callable[[str], None]:
 
 crash_here = crasher(os.environ.get(VARIABLE, ""))  # noqa: TID251 - has to be known before any process has settings
 """Call it with a name of `POINTS` at the place."""
+IS_ARMED = crash_here is not _nowhere
+"""Whether there is a place at which this process is to die: lets the hottest paths save the call."""

@@ -2,28 +2,39 @@
 
 Everything that exchanges journal in one iteration of the event loop is written by one `os.write` at the iteration's
 end; then, in order, come the things that were waiting for it: requests go to providers, last bytes go to clients. A
-process that is killed loses nothing that a client has. (Power loss may: nothing is synced to the medium.)
+process that is killed loses nothing that a client has. With a `Syncer` that syncs always, they come after the sync
+that follows the write, and a machine that loses power loses nothing either.
 
-Cuts records from what is written and notes each cut on the log before it may be sent. Knows no broker.
+Cuts records from what is written and notes each cut on the log before it may be sent. A disk without room is not the
+end: a reserve takes what is under way to its end (`spool` sees to the rest). Knows no broker.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
+from ingress.adapters.compaction import Folded
 from ingress.adapters.lane import Lane, Memory, Outbox
-from ingress.adapters.recovery import ID, NO_GAUGES, Checkpoint, Cut, EpochState, Outgoing, tell
+from ingress.adapters.marks import ID, NO_GAUGES, Checkpoint, Cut, EpochState, Outgoing, encode, tell
+from ingress.adapters.syncer import Syncer, sync
 from ingress.adapters.wal import ADMITTED, CHECKPOINT, CUT, DECISION, EVENT, Head, Segment, Wal
 from ingress.core.admission import Registry
 from schemas.codec import DECISIONS_HEADER, encode_record
+from schemas.crash_points import IS_ARMED, crash_here
 from schemas.published import MAX_EVENTS_PER_RECORD
 from schemas.usage import Batch, Totals, Want
 
 MEMORY_BYTES = 32 * 1024 * 1024
-_encode = msgspec.msgpack.Encoder().encode
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a write says of a disk that is full, or of a quota that is."""
 
 
 class _Open:
@@ -54,6 +65,8 @@ class Journal:
         on_dirty: Callable[[int], None] = lambda partition: None,
         on_fault: Callable[[BaseException], None] = lambda error: None,
         memory_bytes: int = MEMORY_BYTES,
+        syncer: Syncer | None = None,
+        take_reserve: Callable[[], Path | None] = lambda: None,
     ) -> None:
         """Begin the log of `epoch`.
 
@@ -65,11 +78,19 @@ class Journal:
             on_dirty: called with a partition that has something to send.
             on_fault: called when the log cannot be written: the process has to stop.
             memory_bytes: events beyond these wait on disk.
+            syncer: brings the log onto the medium; without one, that is left to the system.
+            take_reserve: returns a file with room in it, once the disk has none; None if there is none.
         """
         self.instance = instance
         self.on_dirty = on_dirty
         self.on_fault = on_fault
-        self._wal = wal
+        self.on_roll: Callable[[], None] = _nothing
+        """Called when a segment was closed and another begun."""
+        self.on_no_room: Callable[[], None] = _nothing
+        """Called when the disk was full and a reserve was taken."""
+        self.wal = wal
+        self.syncer = syncer
+        self._take_reserve = take_reserve
         self._registry = registry
         self._memory = Memory(memory_bytes)
         partitions = range(len(registry.shards))
@@ -82,10 +103,15 @@ class Journal:
         self._thens: list[Callable[[], None]] = []
         self._dirty: set[int] = set()
         self._closed = ""
+        self._is_kept = False
+        """Whether no segment may be deleted: they are being folded, or others are being deleted."""
+        self.is_rolling = False
+        """Whether what comes waits for the next segment, because all of this one is synced first."""
+        self._rolled: asyncio.Event | None = None
         self.epoch = epoch
         self.cuts = 0
         """Records cut."""
-        wal.begin_segment(self._checkpoint())
+        self._begin_segment()
 
     # ------------------------------------------------------------------------------------------------- the path
 
@@ -96,9 +122,11 @@ class Journal:
         """
         if self._closed:
             raise JournalClosed(f"the journal is closed: {self._closed}")
-        self._open[event[ID]] = _Open(partition, event, self._wal.segments[-1])
+        self._open[event[ID]] = _Open(partition, event, self.wal.segments[-1])
         if decisions:
             self._decide(partition, decisions)
+        if IS_ARMED:
+            then = functools.partial(_crash_then, "ingress.admission_written", then)
         self._write(self._heads[partition][0].frame(event), event, then)
 
     def terminal(self, partition: int, event: bytes, then: Callable[[], None], *decisions: bytes) -> None:
@@ -114,6 +142,8 @@ class Journal:
         if decisions:
             self._decide(partition, decisions)
         self._dirty.add(partition)
+        if IS_ARMED:
+            then = functools.partial(_crash_then, "ingress.terminal_written", then)
         self._write(heads[1].frame(event), event, then)
 
     def _decide(self, partition: int, decisions: tuple[bytes, ...]) -> None:
@@ -130,30 +160,46 @@ class Journal:
         self._thens.append(then)
 
     def _flush(self) -> None:
+        if self.is_rolling:
+            return
         parts, self._parts = self._parts, []
         thens, self._thens = self._thens, []
         dirty, self._dirty = self._dirty, set()
-        wal = self._wal
-        start = wal.segments[-1].size
-        self._append(b"".join(parts))
+        start = self._append(b"".join(parts))
+        wal, syncer = self.wal, self.syncer
         for partition in dirty:
             lane = self.lanes[partition]
             lane.events.publish(wal.segments, start)
             lane.decisions.publish(wal.segments, start)
             self._registry.journalled(partition, lane.events.written)
             self.on_dirty(partition)
-        for then in thens:
-            _run(then)
+        if syncer is not None and syncer.is_always:
+            syncer.after(functools.partial(_run_all, thens))
+        else:
+            _run_all(thens)
         if wal.is_full:
-            self._roll()
+            self._end_segment()
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytes, *, is_said: bool = False) -> int:
+        """Write frames; return where they begin in the last segment.
+
+        `is_said`: a checkpoint that is made now says the same, so they are not needed behind one.
+        """
         try:
-            self._wal.append(data)
+            start = self.wal.append(data)
         except OSError as error:
-            self._closed = f"{self._wal.segments[-1].path} cannot be written: {error}"
-            self.on_fault(error)
-            raise
+            if error.errno not in NO_ROOM or not self._use_reserve():
+                self._fail(f"{self.wal.segments[-1].path} cannot be written: {error}", error)
+            start = self._append(data) if not is_said else 0
+            self.on_no_room()
+        if self.syncer is not None:
+            self.syncer.wrote(len(data))
+        return start
+
+    def _fail(self, why: str, error: OSError) -> NoReturn:
+        self._closed = why
+        self.on_fault(error)
+        raise error
 
     # --------------------------------------------------------------------------------------------------- records
 
@@ -170,7 +216,7 @@ class Journal:
         else:
             epoch = lane.epochs[-1]
             events = lane.events.take(MAX_EVENTS_PER_RECORD)
-            gauges = self._registry.cut(partition, epoch.seq + 1, lane.events.taken)
+            gauges = self._registry.cut(partition, epoch.seq + 1, lane.events.told)
             wants = self._registry.wants(partition)
         epoch.seq += 1
         epoch.final = final
@@ -179,8 +225,10 @@ class Journal:
             epoch.epoch, epoch.seq, lane.events.taken, shard.ackable, now_ms, policy_version, final, told,
             lane.decisions.sent,
         )  # fmt: skip
-        note = _encode(cut)
-        self._append(self._heads[partition][3].frame(note) + note)
+        lane.carried = len(events)
+        note = encode(cut)
+        self._append(self._heads[partition][3].frame(note) + note, is_said=True)
+        crash_here("ingress.cut_noted")
         self.cuts += 1
         batch = Batch(
             self.instance, epoch.epoch, epoch.seq, shard.ackable, now_ms, policy_version, final, gauges, wants, told,
@@ -190,9 +238,10 @@ class Journal:
 
     def acknowledged(self, partition: int) -> None:
         """Take that the broker has the partition's record in flight; delete what is not needed any more."""
+        crash_here("ingress.produced")
         self.lanes[partition].acknowledged()
-        if len(self._wal.segments) > 1 and not self._parts:  # else a request may end between two places
-            self._tidy()
+        if len(self.wal.segments) > 1 and not self._parts and not self._is_kept and not self.is_rolling:
+            self._tidy()  # not while there are parts: a request may end between two places
 
     def take_decisions(self, partition: int) -> bytes | None:
         """Return the value of the next record on `decisions`; None if there is none."""
@@ -212,7 +261,22 @@ class Journal:
                 lane.epochs.pop()  # it was never told to anybody
             lane.epochs.append(EpochState(epoch, 0, Totals()))
             self._registry.rejoin(lane.partition)
-        self._append(self._checkpoint())
+        self._append(self._checkpoint(), is_said=True)
+
+    async def until_rolled(self) -> None:
+        """Return once records can be cut: not while a segment is being closed."""
+        while self.is_rolling:
+            if self._rolled is None:
+                self._rolled = asyncio.Event()
+            await self._rolled.wait()
+
+    def must_sync(self, partition: int) -> bool:
+        """Whether the record that was cut last may be sent only after a sync.
+
+        A cut that power loss takes away is cut again. Where all the events that were there are in it, what could come
+        out otherwise the second time is younger than the cut, and is taken away as well.
+        """
+        return self.syncer is not None and (self.syncer.is_always or self.lanes[partition].events.waiting > 0)
 
     # -------------------------------------------------------------------------------------------------- segments
 
@@ -224,12 +288,12 @@ class Journal:
     @property
     def unsent_events(self) -> int:
         """Events on the log that the broker has not acknowledged."""
-        return sum(lane.events.written - lane.events.sent for lane in self.lanes)
+        return sum(lane.unsent for lane in self.lanes)
 
     @property
     def wal_bytes(self) -> int:
         """Size of the log on disk."""
-        return self._wal.size
+        return self.wal.size
 
     @property
     def is_idle(self) -> bool:
@@ -252,24 +316,72 @@ class Journal:
     def close(self, delete: bool) -> None:
         """End the journal; with `delete` everything in it has been acknowledged, a final record too."""
         self.seal()
-        self._wal.close(delete)
+        if self.syncer is not None:
+            self.syncer.close()
+        self.wal.close(delete)
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the state as it is now."""
+        return Checkpoint(self.instance, self.epoch, [lane.state for lane in self.lanes])
 
     def _checkpoint(self) -> bytes:
-        state = _encode(Checkpoint(self.instance, self.epoch, [lane.state for lane in self.lanes]))
+        state = encode(self.checkpoint())
         return self._checkpoint_head.frame(state) + state
 
-    def _roll(self) -> None:
-        self._wal.segments[-1].ends = [(lane.events.written, lane.decisions.written) for lane in self.lanes]
+    def _begin_segment(self) -> None:
+        """Begin a segment, in a reserve if need be; OSError if that fails."""
+        if self.wal.segments:
+            self.wal.segments[-1].ends = [(lane.events.written, lane.decisions.written) for lane in self.lanes]
+        first = self._checkpoint()
         try:
-            self._wal.begin_segment(self._checkpoint())
+            self.wal.begin_segment(first)
         except OSError as error:
-            self._closed = f"{self._wal.directory}: no new segment: {error}"
-            self.on_fault(error)
-            raise
+            reserve = self._take_reserve() if error.errno in NO_ROOM else None
+            if reserve is None:
+                raise
+            self.wal.begin_segment(first, reserve)
+            self.on_no_room()
+        if self.syncer is not None:
+            self.syncer.began_segment()
+            self.syncer.wrote(len(first))
+
+    def _use_reserve(self) -> bool:
+        """Go on in a reserve, whatever room the current segment would have; False if there is none."""
+        reserve = self._take_reserve()
+        if reserve is None:
+            return False
+        if self.syncer is not None:
+            sync(os.dup(self.wal.descriptor))
+        self.wal.segments[-1].ends = [(lane.events.written, lane.decisions.written) for lane in self.lanes]
+        self.wal.begin_segment(self._checkpoint(), reserve)
+        if self.syncer is not None:
+            self.syncer.began_segment()
+        return True
+
+    def _end_segment(self) -> None:
+        """Begin a new segment; one that is to be synced is so before: a log never lacks something in its middle."""
+        if self.syncer is None:
+            self._roll()
+        elif not self.is_rolling:
+            self.is_rolling = True
+            self.syncer.after(self._roll)
+
+    def _roll(self) -> None:
+        self.is_rolling = False
+        try:
+            self._begin_segment()
+        except OSError as error:
+            self._fail(f"{self.wal.directory}: no new segment: {error}", error)
+        if self._rolled is not None:
+            self._rolled.set()
+            self._rolled = None
+        if self._thens:
+            self._flush()
+        self.on_roll()
 
     def _tidy(self) -> None:
         """Delete leading segments of which all is acknowledged; admissions that go on are carried over first."""
-        segments = self._wal.segments
+        segments = self.wal.segments
         done = 0
         while done < len(segments) - 1 and self._is_sent(segments[done]):
             done += 1
@@ -281,8 +393,53 @@ class Journal:
                 admission.segment = segments[-1]
                 parts += [self._heads[admission.partition][0].frame(admission.event), admission.event]
         self._append(b"".join(parts))
-        for _ in range(done):
-            self._wal.drop_first()
+        if self.syncer is None:
+            self._drop(done)
+        else:
+            self._is_kept = True
+            self.syncer.after(functools.partial(self._drop, done))
+
+    def _drop(self, count: int) -> None:
+        self._is_kept = False
+        for _ in range(count):
+            self.wal.drop_first()
+
+    # ------------------------------------------------------------------------------------------------------ folds
+
+    def hold(self) -> list[Segment]:
+        """Let what waits be folded: return the segments that are closed, and leave everything in them as it is."""
+        if self._is_kept or self.is_rolling or self._parts or len(self.wal.segments) < 2:
+            return []
+        self._is_kept = True
+        for lane in self.lanes:
+            lane.events.is_held = True
+        return [Segment(each.path, each.run, each.number, each.size) for each in self.wal.segments[:-1]]
+
+    def release(self) -> None:
+        """Go on after a fold, or without one."""
+        self._is_kept = False
+        for lane in self.lanes:
+            lane.events.is_held = False
+            self.on_dirty(lane.partition)
+
+    def take_folded(self, count: int, folded: Folded) -> list[Path]:
+        """Let a folded segment take the place of the first `count`; return the files that are to be deleted."""
+        segments = self.wal.segments
+        gone = {id(segment) for segment in segments[:count]}
+        fresh, replaced = self.wal.replace_first(count, folded.path, folded.size)
+        for admission in self._open.values():
+            if id(admission.segment) in gone:
+                admission.segment = fresh
+        for lane, became in zip(self.lanes, folded.lanes, strict=True):
+            events, decisions = lane.events, lane.decisions
+            if became.folded:
+                events.folded(became.number, became.folded)
+            if became.folded or events.is_reading:
+                taken_later = max(0, events.taken - became.number)
+                events.reread(segments, fresh.number, became.kept + taken_later)
+            if decisions.dropped(became.decisions_start) or decisions.is_reading:
+                decisions.reread(segments, fresh.number, decisions.taken - became.decisions_start)
+        return replaced
 
     def _is_sent(self, segment: Segment) -> bool:
         return all(
@@ -293,7 +450,21 @@ class Journal:
 
 def encode_decision_batch(decisions: list[bytes]) -> bytes:
     """Return encoded decisions as the value of a record on `decisions`."""
-    return DECISIONS_HEADER + _encode([msgspec.Raw(decision) for decision in decisions])
+    return DECISIONS_HEADER + encode([msgspec.Raw(decision) for decision in decisions])
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _crash_then(name: str, then: Callable[[], None]) -> None:
+    crash_here(name)
+    then()
+
+
+def _run_all(thens: list[Callable[[], None]]) -> None:
+    for then in thens:
+        _run(then)
 
 
 def _run(then: Callable[[], None]) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from ingress.adapters.recovery import MAX_RECORD_BYTES, Cut, EpochState, LaneState, Reader
+from ingress.adapters.marks import MAX_RECORD_BYTES, Cut, EpochState, LaneState
+from ingress.adapters.reader import Reader
 from ingress.adapters.wal import Segment
 from schemas.usage import Totals
 
@@ -27,7 +28,9 @@ class Memory:
 class Outbox:
     """Payloads of one kind and partition, in the order in which they were written."""
 
-    __slots__ = ("_fresh", "_kind", "_memory", "_partition", "_queue", "_reader", "sent", "taken", "written")
+    __slots__ = (
+        "_fold", "_fresh", "_kind", "_memory", "_partition", "_queue", "_reader", "is_held", "sent", "taken", "written",
+    )  # fmt: skip
 
     def __init__(self, kind: int, partition: int, memory: Memory) -> None:
         """Begin empty; `kind` is that of the frames."""
@@ -37,17 +40,27 @@ class Outbox:
         self._fresh: list[bytes] = []
         self._queue: deque[bytes] = deque()
         self._reader: Reader | None = None
+        self._fold = (0, 0)
+        """Events above the first number, up to the second, are folded; those that stand for them may not be taken."""
+        self.is_held = False
+        """Whether nothing may be taken: what waits is being folded."""
         self.written = 0
-        """Payloads on the log."""
+        """Number of the last payload on the log."""
         self.taken = 0
-        """Payloads that are in a record, or were."""
+        """Number of the last one that is in a record, or was."""
         self.sent = 0
-        """Payloads that the broker has acknowledged."""
+        """Number of the last one that the broker has acknowledged."""
 
     @property
     def waiting(self) -> int:
-        """Payloads on the log and in no record."""
-        return self.written - self.taken
+        """Payloads on the log that may be put into a record."""
+        return 0 if self.is_held else self.written - self.taken
+
+    @property
+    def told(self) -> int:
+        """Number of the last payload that is in a record together with all before it, folded or not."""
+        since, until = self._fold
+        return since if self.taken < until else self.taken
 
     def add(self, payload: bytes) -> None:
         """Take a payload that is about to be written."""
@@ -71,6 +84,8 @@ class Outbox:
         """Return the next payloads: up to `count`, up to the one that reaches `max_bytes`."""
         queue, size = self._queue, 0
         found: list[bytes] = []
+        if self.is_held:
+            return found
         while queue and len(found) < count and size < max_bytes:
             payload = queue.popleft()
             size += len(payload)
@@ -83,11 +98,38 @@ class Outbox:
         self.taken += len(found)
         return found
 
+    def reread(self, segments: list[Segment], number: int, skip: int) -> None:
+        """Go on from the log: with what follows `skip` payloads from the beginning of segment `number`."""
+        self._reader = Reader(segments, number, 0, self._kind, self._partition)
+        self._reader.skip(skip)
+        self._memory.used -= sum(map(len, self._queue))
+        self._queue.clear()
+        if self.taken == self.written:
+            self._reader = None
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether payloads are read back from the log."""
+        return self._reader is not None
+
+    def dropped(self, number: int) -> bool:
+        """Take that what waits up to `number` is gone; return whether anything was."""
+        if number <= self.taken:
+            return False
+        self.taken = number
+        self.sent = max(self.sent, number)
+        return True
+
+    def folded(self, number: int, count: int) -> None:
+        """Take that all that waits up to `number` has become `count` payloads: the last ones up to there."""
+        self._fold = (self.told, number)
+        self.taken = number - count
+
 
 class Lane:
     """The state of one partition."""
 
-    __slots__ = ("decisions", "epochs", "events", "in_flight", "partition")
+    __slots__ = ("carried", "decisions", "epochs", "events", "in_flight", "partition")
 
     def __init__(self, partition: int, epoch: int, events: Outbox, decisions: Outbox) -> None:
         self.partition = partition
@@ -96,6 +138,13 @@ class Lane:
         self.epochs = [EpochState(epoch, 0, Totals())]
         """Those that are not over; the last one is current."""
         self.in_flight: Cut | None = None
+        self.carried = 0
+        """Events in it."""
+
+    @property
+    def unsent(self) -> int:
+        """Events that the broker has not acknowledged, as they are on the log."""
+        return self.events.written - self.events.taken + self.carried
 
     @property
     def state(self) -> LaneState:
@@ -115,6 +164,7 @@ class Lane:
         cut = self.in_flight
         assert cut is not None
         self.in_flight = None
+        self.carried = 0
         self.events.sent = cut.through
         if cut.final:
             self.epochs = [epoch for epoch in self.epochs if epoch.epoch != cut.epoch]

@@ -12,151 +12,40 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import msgspec
 
-from ingress.adapters.wal import ADMITTED, CHECKPOINT, CUT, DECISION, EVENT, Frame, Segment, WalCorrupt, read_frames
+from ingress.adapters.marks import (
+    ID,
+    MAX_RECORD_BYTES,
+    NO_GAUGES,
+    UNBOUNDED,
+    Checkpoint,
+    Cut,
+    EpochState,
+    LaneState,
+    Outgoing,
+    checkpoints,
+    cuts,
+    skips,
+    tell,
+)
+from ingress.adapters.reader import Reader
+from ingress.adapters.wal import (
+    ADMITTED,
+    CHECKPOINT,
+    CUT,
+    DECISION,
+    EVENT,
+    SKIP,
+    Frame,
+    Segment,
+    WalCorrupt,
+    read_frames,
+)
 from schemas.codec import encode_record
 from schemas.published import MAX_EVENTS_PER_RECORD
-from schemas.tokens import TokenUsage
-from schemas.usage import Batch, Detail, Gauge, Totals
-
-ID = slice(5, 21)
-"""Where an encoded event has its id."""
-MAX_RECORD_BYTES = 512 * 1024
-"""Of events in a record; brokers take 1 MiB by default, and gauges come on top."""
-
-
-class Cut(msgspec.Struct, frozen=True, array_like=True):
-    """A record as it was cut: everything of it but its gauges and events. The cuts before it are acknowledged."""
-
-    epoch: int
-    seq: int
-    through: int
-    """Number of the last event in it; events of a partition are counted from 1 in each run."""
-    ack: int
-    cut_ms: int
-    policy_version: int
-    final: bool
-    told: Totals
-    decisions: int
-    """How many decisions of the partition the broker had acknowledged."""
-
-
-class EpochState(msgspec.Struct, array_like=True):
-    """How far an epoch has come in a partition."""
-
-    epoch: int
-    seq: int
-    told: Totals
-    final: bool = False
-
-
-class LaneState(msgspec.Struct, array_like=True):
-    """Where a partition stands in the log of a run."""
-
-    events: int = 0
-    """Written so far."""
-    decisions: int = 0
-    through: int = 0
-    """Cut so far."""
-    sent: int = 0
-    """Acknowledged so far."""
-    sent_decisions: int = 0
-    last: Cut | None = None
-    """The record in flight: cut, and not known to be acknowledged."""
-    epochs: list[EpochState] = []
-    """Those that are not known to be over, oldest first."""
-
-
-class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
-    """Begins every segment: what the segments before it said, which may be gone."""
-
-    instance: str
-    epoch: int
-    lanes: list[LaneState]
-
-
-class Outgoing(NamedTuple):
-    """A record that is ready to be sent."""
-
-    epoch: int
-    seq: int
-    value: bytes
-    carries_usage: bool = False
-    """Whether it changes rows: the meter publishes that at once."""
-
-
-class Charged(msgspec.Struct, frozen=True, array_like=True):
-    """A `schemas.usage.UsageEvent`, decoded as far as `Totals` needs it."""
-
-    id: msgspec.Raw
-    request_id: msgspec.Raw
-    attempt: int
-    status: msgspec.Raw
-    operation: msgspec.Raw
-    occurred_ms: int
-    duration_ms: int
-    ttft_ms: int
-    http_status: int
-    streamed: bool
-    usage_source: msgspec.Raw
-    usage: TokenUsage
-    cost_nanos: int | None
-    charge_requests: int
-    charge_tokens: int
-    charge_nanos: int
-    model_reported: msgspec.Raw
-    error: msgspec.Raw
-    decision_id: msgspec.Raw
-    attribution: msgspec.Raw
-    rows: msgspec.Raw
-    detail: Detail | None = None
-
-
-_charged = msgspec.msgpack.Decoder(Charged)
-_cuts = msgspec.msgpack.Decoder(Cut)
-_checkpoints = msgspec.msgpack.Decoder(Checkpoint)
-
-
-def tell(told: Totals, events: list[bytes]) -> Totals:
-    """Return new totals: `told` and `events`."""
-    totals = msgspec.structs.replace(told)
-    for event in events:
-        totals.add(_charged.decode(event))  # type: ignore[arg-type]  # has every field that `add` reads
-    return totals
-
-
-class Reader:
-    """Reads the frames of one kind and partition, in order, from a place in a run's segments."""
-
-    def __init__(self, segments: list[Segment], number: int, start: int, kind: int, partition: int) -> None:
-        """Read from offset `start` of segment `number`; `segments` may change while reading."""
-        self._segments = segments
-        self._number = number
-        self._start = start
-        self._wanted = (kind, partition)
-
-    def take(self, count: int, max_bytes: int = MAX_RECORD_BYTES) -> list[bytes]:
-        """Return the payloads of further frames: up to `count`, up to the one that reaches `max_bytes`, or the end."""
-        found: list[bytes] = []
-        size = 0
-        while len(found) < count and size < max_bytes:
-            segment = next((segment for segment in self._segments if segment.number == self._number), None)
-            if segment is None:
-                break
-            for frame in read_frames(segment.path, self._start):
-                self._start = frame.end
-                if frame[:2] == self._wanted:
-                    found.append(frame.payload)
-                    size += len(frame.payload)
-                    if len(found) == count or size >= max_bytes:
-                        return found
-            if segment is self._segments[-1]:
-                break
-            self._number, self._start = segment.number + 1, 0
-        return found
+from schemas.usage import Batch, Totals
 
 
 class _Lane:
@@ -165,41 +54,71 @@ class _Lane:
     def __init__(self) -> None:
         self.state = LaneState()
         self.starts: list[tuple[int, int]] = []
-        """By segment: events and decisions before it."""
+        """By segment: the numbers of the last event and decision before it."""
+        self.gaps: list[tuple[int, int]] = []
+        """Numbers that do not exist: above the first, up to the second."""
+
+    def count(self, after: int, until: int) -> int:
+        """Return how many events have numbers above `after`, up to `until`."""
+        return until - after - sum(max(0, min(until, b) - max(after, a)) for a, b in self.gaps)
 
 
 class Backlog:
     """What a run left behind."""
 
-    def __init__(self, segments: list[Segment]) -> None:
-        """Read the log of a run; a torn frame at its end is cut off. WalCorrupt if it is broken otherwise."""
+    def __init__(self, segments: list[Segment], repair: bool = True) -> None:
+        """Read the log of a run; WalCorrupt if it is broken otherwise than by a torn frame at its end.
+
+        With `repair`, a torn frame is cut off, and segments go that folded ones have replaced.
+        """
         self.segments = segments
         self.instance = ""
         self.epoch = 0
-        self._lanes: list[_Lane] = []
-        self._open: dict[bytes, tuple[int, bytes]] = {}
+        self.lanes: list[_Lane] = []
+        self.open: dict[bytes, tuple[int, bytes]] = {}
+        """Admissions that never ended, by event id: partition and event."""
+        self._drop_replaced(repair)
         for segment in segments:
             end = self._read(segment)
             if end < segment.size:
                 if segment is not segments[-1]:
                     raise WalCorrupt(f"{segment.path}: torn at byte {end}, and later segments exist")
-                with segment.path.open("r+b") as file:
-                    file.truncate(end)
-                segment.size = end
-        for lane in self._lanes:
+                if repair:
+                    segment.truncate(end)
+        for lane in self.lanes:
             _skip_deleted(lane.state, *lane.starts[0])
 
     @property
     def partitions(self) -> int:
         """How many partitions the run wrote to."""
-        return len(self._lanes)
+        return len(self.lanes)
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(segment.size for segment in self.segments)
+
+    @property
+    def unsent_events(self) -> int:
+        """Events that the broker may not have, admissions that never ended included."""
+        return len(self.open) + sum(lane.count(lane.state.sent, lane.state.events) for lane in self.lanes)
+
+    def _drop_replaced(self, repair: bool) -> None:
+        for index in range(len(self.segments) - 1, 0, -1):
+            first = next(read_frames(self.segments[index].path), None)
+            if first is not None and first.kind == CHECKPOINT and checkpoints.decode(first.payload).folded:
+                for segment in self.segments[:index]:
+                    if repair:
+                        segment.path.unlink()
+                del self.segments[:index]
+                return
 
     def _read(self, segment: Segment) -> int:
         """Take in a segment; return where its last whole frame ends."""
         end = 0
         for frame in read_frames(segment.path):
             if frame.kind == CHECKPOINT:
-                self._checkpoint(_checkpoints.decode(frame.payload))
+                self._checkpoint(checkpoints.decode(frame.payload))
                 if not end:
                     self._start_segment()
             elif not end:
@@ -212,54 +131,59 @@ class Backlog:
         return end
 
     def _start_segment(self) -> None:
-        for lane in self._lanes:
+        for lane in self.lanes:
             lane.starts.append((lane.state.events, lane.state.decisions))
 
     def _take(self, frame: Frame, segment: Segment) -> None:
-        state = self._lanes[frame.partition].state
+        lane = self.lanes[frame.partition]
+        state = lane.state
         if frame.kind == ADMITTED:
-            self._open[frame.payload[ID]] = (frame.partition, frame.payload)
+            self.open[frame.payload[ID]] = (frame.partition, frame.payload)
         elif frame.kind == EVENT:
             state.events += 1
-            self._open.pop(frame.payload[ID], None)
+            self.open.pop(frame.payload[ID], None)
         elif frame.kind == DECISION:
             state.decisions += 1
         elif frame.kind == CUT:
-            _apply(state, _cuts.decode(frame.payload))
+            _apply(state, cuts.decode(frame.payload))
+        elif frame.kind == SKIP:
+            lane.gaps.append((state.events, skips.decode(frame.payload)))
+            state.events = lane.gaps[-1][1]
         else:
             raise WalCorrupt(f"{segment.path}: a frame of unknown kind {frame.kind} at byte {frame.start}")
 
     def _checkpoint(self, checkpoint: Checkpoint) -> None:
         self.instance, self.epoch = checkpoint.instance, checkpoint.epoch
-        if not self._lanes:
-            self._lanes = [_Lane() for _ in checkpoint.lanes]
-        for lane, state in zip(self._lanes, checkpoint.lanes, strict=True):
+        if not self.lanes:
+            self.lanes = [_Lane() for _ in checkpoint.lanes]
+        for lane, state in zip(self.lanes, checkpoint.lanes, strict=True):
             lane.state = state
 
     # ------------------------------------------------------------------------------------------------- replaying
 
     def records(self, partition: int, now_ms: int) -> Iterator[Outgoing]:
         """Yield the records that a partition still has to get, in order; none if it never had any."""
-        lane = self._lanes[partition]
+        lane = self.lanes[partition]
         state, last = lane.state, lane.state.last
         events = self._reader(lane, EVENT, partition, state.sent)
         if last is not None:
-            carried = events.take(last.through - state.sent, UNBOUNDED)
-            if len(carried) != last.through - state.sent:
+            expected = lane.count(state.sent, last.through)
+            carried = events.take(expected, UNBOUNDED)
+            if len(carried) != expected:
                 raise WalCorrupt(f"{self.segments[0].path}: events of record {last.seq} are missing")
             yield self._record(last, carried)
         *older, current = state.epochs or [EpochState(self.epoch, 0, Totals())]
-        yield from self._tail(state, current, events, partition, now_ms)
+        yield from self._tail(lane, current, events, partition, now_ms)
         for epoch in older:
             if not epoch.final:
                 yield self._record(Cut(epoch.epoch, epoch.seq + 1, 0, 0, now_ms, 0, True, epoch.told, 0), [])
 
     def _tail(
-        self, state: LaneState, current: EpochState, events: Reader, partition: int, now_ms: int
+        self, lane: _Lane, current: EpochState, events: Reader, partition: int, now_ms: int
     ) -> Iterator[Outgoing]:
         """Yield what no cut has covered: events, admissions that never ended, the end of the epoch."""
-        orphans = deque(event for where, event in self._open.values() if where == partition)
-        left, seq, told = state.events - state.through, current.seq, current.told
+        orphans = deque(event for where, event in self.open.values() if where == partition)
+        left, seq, told = lane.count(lane.state.through, lane.state.events), current.seq, current.told
         final = current.final or not (seq or left or orphans)  # all of it was sent, or nothing ever
         while not final:
             chunk = events.take(min(left, MAX_EVENTS_PER_RECORD))
@@ -291,17 +215,17 @@ class Backlog:
 
     def decisions(self, partition: int) -> Iterator[list[bytes]]:
         """Yield the decisions that a partition may still have to get, in batches."""
-        lane = self._lanes[partition]
+        lane = self.lanes[partition]
         reader = self._reader(lane, DECISION, partition, lane.state.sent_decisions)
         while batch := reader.take(MAX_EVENTS_PER_RECORD):
             yield batch
 
     def _reader(self, lane: _Lane, kind: int, partition: int, after: int) -> Reader:
-        """Return a reader of what follows the first `after` frames of `kind`."""
-        counts = [start[0 if kind == EVENT else 1] for start in lane.starts]
-        index = max(index for index, count in enumerate(counts) if count <= after)
+        """Return a reader of what follows number `after` of `kind`."""
+        numbers = [start[0 if kind == EVENT else 1] for start in lane.starts]
+        index = max(index for index, number in enumerate(numbers) if number <= after)
         reader = Reader(self.segments, self.segments[index].number, 0, kind, partition)
-        reader.take(after - counts[index], UNBOUNDED)
+        reader.skip(lane.count(numbers[index], after) if kind == EVENT else after - numbers[index])
         return reader
 
     def delete(self) -> None:
@@ -310,17 +234,15 @@ class Backlog:
             self.segments.pop().path.unlink()
 
 
-NO_GAUGES: list[Gauge] = []
-UNBOUNDED = 1 << 62
-
-
 def _skip_deleted(state: LaneState, events: int, decisions: int) -> None:
-    """Take what was in deleted segments as acknowledged: that is why they were deleted."""
+    """Take what was in deleted segments as acknowledged: that is why they were deleted.
+
+    Where that goes beyond what was acknowledged when the last record was cut, that one is.
+    """
     if events > state.sent:
-        state.sent = events
-        state.through = max(state.through, events)
-        if state.last is not None and state.last.through <= events:
-            state.last = None
+        state.sent = events if state.last is None else max(events, state.last.through)
+        state.through = max(state.through, state.sent)
+        state.last = None
     state.sent_decisions = max(state.sent_decisions, decisions)
 
 

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import structlog
 
 from ingress.adapters.journal import Journal, encode_decision_batch
-from ingress.adapters.recovery import Backlog, Outgoing
+from ingress.adapters.marks import Outgoing
+from ingress.adapters.recovery import Backlog
 from ingress.core.admission import Registry
 from ingress.core.laps import Laps
 from schemas.published import HEARTBEAT_MS, MAX_EVENTS_PER_RECORD, SELF_FENCE_MS, TICK_MS

@@ -21,9 +21,10 @@ from typing import NamedTuple
 
 import google_crc32c
 
+from schemas.crash_points import crash_here
 from schemas.errors import TollwayError
 
-ADMITTED, EVENT, DECISION, CUT, CHECKPOINT = range(1, 6)
+ADMITTED, EVENT, DECISION, CUT, CHECKPOINT, SKIP = range(1, 7)
 """Kinds of frames."""
 
 SEGMENT_BYTES = 16 * 1024 * 1024
@@ -75,8 +76,14 @@ class Segment:
         self.run = run
         self.number = number
         self.size = size
+        """Bytes that are written; what follows them in the file was only reserved."""
         self.ends: list[tuple[int, int]] = []
         """By partition: how many events and decisions had been written when it was closed."""
+
+    def truncate(self, size: int) -> None:
+        """Cut off what follows `size` bytes."""
+        os.truncate(self.path, size)
+        self.size = size
 
 
 class Wal:
@@ -87,8 +94,9 @@ class Wal:
         self.directory = directory
         self.run = run
         self.segments: list[Segment] = []
-        self._segment_bytes = segment_bytes
-        self._file = -1
+        self.segment_bytes = segment_bytes
+        self.descriptor = -1
+        """Of the last segment."""
 
     @property
     def size(self) -> int:
@@ -98,32 +106,65 @@ class Wal:
     @property
     def is_full(self) -> bool:
         """Whether the current segment has reached its size."""
-        return self.segments[-1].size >= self._segment_bytes
+        return self.segments[-1].size >= self.segment_bytes
 
-    def begin_segment(self, first: bytes) -> Segment:
-        """Close the current segment and begin a new one with the bytes `first`."""
+    def begin_segment(self, first: bytes, reserved: Path | None = None) -> Segment:
+        """Close the current segment and begin a new one with the bytes `first`.
+
+        With `reserved`, that file becomes the segment: there is room in it, whatever else the disk has.
+        """
         number = self.segments[-1].number + 1 if self.segments else 1
         path = self.directory / f"{self.run:020d}-{number:010d}.wal"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        flags = os.O_WRONLY
+        if reserved is None:
+            flags |= os.O_CREAT | os.O_EXCL
+        else:
+            reserved.rename(path)
+        file = os.open(path, flags, 0o600)
+        crash_here("ingress.segment_made")
+        try:
+            _write(file, first)
+        except OSError:
+            os.close(file)
+            path.unlink()  # what it has replaced goes on
+            raise
         self._close_file()
-        self._file = file
-        segment = Segment(path, self.run, number)
+        self.descriptor = file
+        segment = Segment(path, self.run, number, len(first))
         self.segments.append(segment)
-        self.append(first)
+        crash_here("ingress.segment_begun")
         return segment
 
-    def append(self, data: bytes) -> None:
-        """Write whole frames at the end; OSError if that fails, after which the log must not be used."""
-        view = memoryview(data)
+    def append(self, data: bytes) -> int:
+        """Write whole frames at the end and return where they begin; OSError if that fails, with nothing written."""
         segment = self.segments[-1]
-        while view:
-            written = os.write(self._file, view)
-            segment.size += written
-            view = view[written:]
+        start = segment.size
+        try:
+            _write(self.descriptor, data)
+        except OSError:
+            os.ftruncate(self.descriptor, start)
+            os.lseek(self.descriptor, start, os.SEEK_SET)
+            raise
+        segment.size += len(data)
+        return start
 
     def drop_first(self) -> None:
         """Delete the oldest segment."""
         self.segments.pop(0).path.unlink()
+
+    def replace_first(self, count: int, fresh: Path, size: int) -> tuple[Segment, list[Path]]:
+        """Let the file `fresh` take the place of the first `count` segments, at once.
+
+        Its first frame says that nothing before it counts: so it is one or the other, whenever a kill comes. Returns
+        the segment, and the files that are to be deleted.
+        """
+        last = self.segments[count - 1]
+        fresh.rename(last.path)
+        last.size = size
+        replaced = [segment.path for segment in self.segments[: count - 1]]
+        self.segments[: count - 1] = []
+        crash_here("ingress.fold_noted")
+        return last, replaced
 
     def close(self, delete: bool = False) -> None:
         """Close the log; with `delete`, nothing in it is needed any more."""
@@ -132,9 +173,17 @@ class Wal:
             self.segments.pop().path.unlink()
 
     def _close_file(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if self.descriptor >= 0:
+            if self.segments:
+                os.ftruncate(self.descriptor, self.segments[-1].size)  # what is left of a reserve
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def _write(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
 
 
 def find_segments(directory: Path) -> dict[int, list[Segment]]:
@@ -150,10 +199,10 @@ def find_segments(directory: Path) -> dict[int, list[Segment]]:
     return runs
 
 
-def read_frames(path: Path, start: int = 0) -> Iterator[Frame]:
-    """Yield the whole frames of a file from offset `start`, which must be where one begins; stop at a torn end.
+def read_frames(path: Path, start: int = 0, until: int = 1 << 62) -> Iterator[Frame]:
+    """Yield the whole frames of a file from offset `start`, which must be where one begins, up to offset `until`.
 
-    WalCorrupt if a broken frame has a whole one behind it.
+    Stops at a torn end. WalCorrupt if a broken frame has a whole one behind it.
     """
     with path.open("rb") as file:
         file.seek(start)
@@ -161,7 +210,7 @@ def read_frames(path: Path, start: int = 0) -> Iterator[Frame]:
         while True:
             frame = _frame(data, at, base)
             while frame is None:
-                more = file.read(_READ_BYTES)
+                more = file.read(min(_READ_BYTES, max(0, until - base - len(data))))
                 if not more:
                     _check_torn(path, data[at:], base + at)
                     return

@@ -11,7 +11,8 @@ import pytest
 
 from ingress.adapters.epochs import StateDir
 from ingress.adapters.journal import Journal, JournalClosed
-from ingress.adapters.recovery import ID, Backlog, Outgoing
+from ingress.adapters.marks import ID, Outgoing
+from ingress.adapters.recovery import Backlog
 from ingress.adapters.wal import EVENT, SEGMENT_BYTES, Head, Wal, WalCorrupt, find_segments, read_frames
 from ingress.core.admission import Registry
 from schemas.codec import decode_decisions, decode_event, decode_record
@@ -345,7 +346,7 @@ async def test_a_log_that_changes_under_a_replay_is_a_fault(tmp_path: Path) -> N
     await damaged(tmp_path)
     backlog = Backlog(find_segments(tmp_path)[7])
     last = backlog.segments[-1]
-    uncut = backlog._lanes[0].state
+    uncut = backlog.lanes[0].state
     for keep in (True, False):
         if not keep:
             uncut.last, uncut.through = None, 0
