@@ -118,7 +118,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=30, metavar="N", help="schedules (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the first schedule; the next has "
                         "the next one (default %(default)s)")  # fmt: skip
-    parser.add_argument("--only", default="", metavar="TEXT", help="schedules with TEXT in the names of their faults")
+    parser.add_argument("--only", default="", metavar="TEXT", help="schedules with TEXT in the names of their "
+                        "faults, or one of several with commas")  # fmt: skip
     parser.add_argument("--list", action="store_true", help="print what the schedules would do, and end")
     parser.add_argument("--kills", action="store_true", help="kill each process once, with nothing else going on")
     parser.add_argument("--report", type=Path, default=REPORT, metavar="FILE", help="where the report goes (default "
@@ -131,7 +132,8 @@ def main() -> int:
     options = _options()
     seeds = range(options.seed, options.seed + options.runs)
     schedules = kills(options.seed) if options.kills else [make(seed) for seed in seeds]
-    schedules = [schedule for schedule in schedules if options.only in schedule.name]
+    wanted = options.only.split(",")
+    schedules = [schedule for schedule in schedules if any(text in schedule.name for text in wanted)]
     if options.list or not schedules:
         for schedule in schedules:
             print(f"seed {schedule.seed}: {schedule.name}")

@@ -159,8 +159,17 @@ class Deployment:
         return {"Authorization": f"Bearer {self.layout.token}"}
 
     async def disturb(self, *faults: Fault) -> None:
-        """Have ClickHouse do `faults` to statements from now on, instead of those before."""
-        await self.client.post(self._disturbances, content=json.dumps([vars(fault) for fault in faults]))
+        """Have ClickHouse do `faults` to statements from now on, instead of those before; waits until it answers."""
+        body = json.dumps([vars(fault) for fault in faults])
+
+        async def is_told() -> bool:
+            try:
+                answer = await self.client.post(self._disturbances, content=body, timeout=2.0)
+            except httpx.HTTPError:
+                return False
+            return answer.is_success
+
+        await self._until(STORE, is_told)
 
     async def faults_left(self) -> int:
         """Return how often a fault is still to be done; none by a server that does not answer, as it starts anew."""

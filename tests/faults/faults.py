@@ -35,6 +35,8 @@ class Outcome:
     kills: int = 0
     reached: bool = True
     """A crash point was reached."""
+    problem: str = ""
+    """What went wrong with the fault itself, in words."""
     lifted_at: float = 0.0
     """`time.monotonic()` when the last of it was undone."""
 
@@ -73,10 +75,15 @@ class Surgeon:
 
     async def _terminate(self, act: Act, outcome: Outcome) -> None:
         process = self._deployment.processes[act.role]
-        process.terminate()
-        await process.ended(REACHED_S)
         await process.up()
-        del outcome
+        process.terminate()
+        if not await process.ended(process.spec.stop_s):
+            outcome.problem = f"{act.role} did not end within {process.spec.stop_s:g} s of SIGTERM"
+            process.kill()
+            await process.ended(REACHED_S)
+        elif process.deaths[-1].code:
+            outcome.problem = f"{act.role} ended with {process.deaths[-1].code} after SIGTERM"
+        await process.up()
 
     async def _end(self, role: str, outcome: Outcome) -> None:
         process = self._deployment.processes[role]

@@ -102,6 +102,7 @@ class Session:
             return
         if reading.problem:
             result.findings.wrong.append(f"not at rest and equal after {books.REST_S:g} s: {reading.problem}")
+        result.findings.wrong += [outcome.problem for outcome in result.outcomes if outcome.problem]
         if traffic.ran_out:
             result.findings.wrong.append("the virtual keys were used up: the schedule could not be checked to its end")
         result.recovery_s = max(0.0, equal_at - lifted)
