@@ -12,7 +12,7 @@ from schemas.decisions import Action, Decision
 from schemas.flags import ODD
 from schemas.ids import NO_ID, shard_of
 from schemas.keys import VirtualKey
-from schemas.money import cost_nanos, unpriced_units
+from schemas.money import cost_nanos, is_priced
 from schemas.tokens import NO_TOKENS, TokenUsage
 from schemas.usage import Attribution, Detail, Status, UsageEvent, UsageSource
 
@@ -218,7 +218,9 @@ def detail_of(reported: Reported, price: Price | None, usage: TokenUsage) -> Det
     if not (reported.units or reported.service_tier or reported.flags or listed):
         return None
     units, tier = reported.units, reported.service_tier
-    list_nanos = None if listed is None or unpriced_units(listed, units) else cost_nanos(listed, usage, units, tier)
+    list_nanos = None
+    if listed is not None and is_priced(listed, usage, units):
+        list_nanos = cost_nanos(listed, usage, units, tier)
     return Detail(units, tier, list_nanos, reported.flags)
 
 
