@@ -27,9 +27,9 @@ from starlette.exceptions import HTTPException
 from meter.sink import cost_routes
 from meter.sink.core import avoided, ledger, report, usage_pages
 from meter.sink.core.errors import BadQuery, StoreUnavailable
+from meter.sink.lane import LaneStatus
 from meter.sink.store import Store
 from meter.sink.telemetry import Metrics
-from meter.sink.worker import LaneStatus
 
 AUTHENTICATE = {"WWW-Authenticate": "Bearer"}
 FIRST_ROW = "SELECT * FROM enforcement_decisions FINAL WHERE id = {id:UUID} LIMIT 1"

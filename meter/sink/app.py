@@ -16,10 +16,11 @@ from meter.adapters.http import HttpServer
 from meter.sink import api
 from meter.sink.core.errors import StoreUnavailable
 from meter.sink.engines import embedded, server
+from meter.sink.lane import LaneStatus
 from meter.sink.settings import HistorySettings
 from meter.sink.store import ClickHouse, Store
 from meter.sink.telemetry import Metrics
-from meter.sink.worker import LaneStatus, Worker
+from meter.sink.worker import Worker
 from schemas.errors import ConfigError, TransportError
 
 HTTP_STOP_S = 3.0

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from meter.sink.core.books import Heard
 from meter.sink.core.buffer import Entry
 from meter.sink.core.records import UsageRecord, choose, decisions_entry, place, usage_entry
 from meter.sink.core.watermarks import Watermarks
@@ -36,6 +37,8 @@ class Converted:
     gaps: int = 0
     undecodable: int = 0
     rejected: list[Rejected] = field(default_factory=list)
+    heard: Heard = field(default_factory=lambda: Heard({}, {}))
+    """What the records say of their runs."""
 
 
 class Feed(Protocol[T]):
@@ -74,7 +77,8 @@ class UsageFeed:
             for number, reason in tables.unstorable
             for placed in (chosen.events[number],)
         ]
-        return Converted(tables, chosen.duplicates, chosen.gaps, chosen.undecodable, rejected)
+        heard = Heard(chosen.counted, chosen.held)
+        return Converted(tables, chosen.duplicates, chosen.gaps, chosen.undecodable, rejected, heard)
 
 
 class DecisionsFeed:

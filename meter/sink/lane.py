@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from meter.sink.core.books import Books
 from meter.sink.core.buffer import Buffer, Range
 from meter.sink.core.errors import StoreUnavailable
 from meter.sink.core.mark import Mark
@@ -70,6 +71,24 @@ class Counts:
     lost: int = 0
 
 
+@dataclass(frozen=True)
+class LaneStatus:
+    """A partition as `/v1/status` and the metrics show it."""
+
+    topic: str
+    partition: int
+    position: int
+    """First offset that is not committed."""
+    log_end: int
+    lag: int
+    """Records on the log that are not in the table and may have to be."""
+    waiting_rows: int
+    batch_age_ms: int
+    logged_ms: int
+    """Broker time of the last record read; 0 before the first."""
+    counts: Counts
+
+
 class Lane:
     """One partition of one topic.
 
@@ -89,6 +108,8 @@ class Lane:
         self.feed = feed
         self.buffer: Buffer[Any] = Buffer(start.position, limits.max_rows, limits.max_age_ms, start.resend_to)
         self.watermarks = start.watermarks
+        self.books = Books()
+        """What runs have told, as of the committed offset."""
         self.committed = start.position
         self.counts = counts
         counts.lost += start.lost
@@ -116,6 +137,18 @@ class Lane:
     def lag(self) -> int:
         """Records on the log that are not in the table and may have to be."""
         return max(0, self.log_end - (self.committed if self.waiting_rows else self.buffer.position))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows below `committed` are in every table, and no others are under way."""
+        return self.buffer.resend_to is None and not self._inserting_rows
+
+    def status(self, now_ms: int) -> LaneStatus:
+        """Return its state."""
+        return LaneStatus(
+            self.source.topic, self.source.partition, self.committed, self.log_end, self.lag, self.waiting_rows,
+            self.buffer.age_ms(now_ms), self.logged_ms, self.counts,
+        )  # fmt: skip
 
     def skip(self, rejected: Rejected, set_aside: bool) -> None:
         """Pass over a record that is none of ours; set it aside with the next batch if nobody else does."""
@@ -149,6 +182,7 @@ class Lane:
         crash_here("sink.committed")
         del self._skipped[: len(skipped)]
         self.watermarks = after
+        self.books.take(converted.heard)
         self.committed = cut.last + 1
         self.committed_ms = now_ms
         self._inserting_rows = 0

@@ -79,6 +79,7 @@ class KafkaLog:
         self._group, self._instance = group, instance
         self._consumer: Any = None
         self._producer: Any = None
+        self._starting = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect and join the group; TransportError if the broker does not answer: try again."""
@@ -170,19 +171,32 @@ class KafkaLog:
         except KafkaError as error:
             raise TransportError(f"commit of {source.topic}/{source.partition}: {error!r}") from error
 
+    async def publish(self, topic: str, key: str, value: bytes) -> None:
+        """Write a record of one's own; TransportError if the broker does not take it."""
+        try:
+            await (await self._writer()).send_and_wait(topic, value, key=key.encode(), partition=0)
+        except KafkaError as error:
+            raise TransportError(f"{topic}: {error!r}") from error
+
+    async def _writer(self) -> Any:
+        async with self._starting:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    client_id=self._instance, acks="all", enable_idempotence=True, **self._connection.client_options()
+                )
+                await producer.start()
+                self._producer = producer
+        return self._producer
+
     async def set_aside(self, source: Source, rejected: Rejected) -> None:
         """See `lane.Log`."""
-        if self._producer is None:
-            producer = AIOKafkaProducer(
-                client_id=self._instance, acks="all", enable_idempotence=True, **self._connection.client_options()
-            )
-            await producer.start()
-            self._producer = producer
         letter = DeadLetter(
             source.topic, source.partition, rejected.offset, rejected.reason, self._now_ms(), rejected.value
         )
         try:
-            await self._producer.send_and_wait(self._dead_letters, encode_json(letter), partition=source.partition)
+            await (await self._writer()).send_and_wait(
+                self._dead_letters, encode_json(letter), partition=source.partition
+            )
         except KafkaError as error:
             raise TransportError(f"dead letter of {source.topic}/{source.partition}: {error!r}") from error
         _log.warning("set aside", topic=source.topic, partition=source.partition, offset=rejected.offset,

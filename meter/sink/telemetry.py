@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from meter.sink.worker import LaneStatus
+from meter.sink.lane import LaneStatus
 
 
 class Metrics:

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from meter.sink.core.mark import Mark
-from meter.sink.core.resume import Found, LogMismatch, Resume, check_same_log, resume
-from meter.sink.feeds import AnyFeed, DecisionsFeed, Rejected, UsageFeed
-from meter.sink.lane import Counts, Lane, LaneLost, Limits
+from meter.sink.core.resume import LogMismatch
+from meter.sink.feeds import Rejected
+from meter.sink.lane import Counts, Lane, LaneLost, LaneStatus, Limits
 from meter.sink.log import KafkaLog, Message
-from meter.sink.rows import Source
 from meter.sink.settings import HistorySettings
+from meter.sink.starts import Starts
 from meter.sink.store import Store
 from schemas.errors import DecodeError, TransportError
 from schemas.topics import DECISIONS, USAGE, USAGE_DLQ, topic_name
@@ -48,24 +47,6 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@dataclass(frozen=True)
-class LaneStatus:
-    """A partition as `/v1/status` and the metrics show it."""
-
-    topic: str
-    partition: int
-    position: int
-    """First offset that is not committed."""
-    log_end: int
-    lag: int
-    """Records on the log that are not in the table and may have to be."""
-    waiting_rows: int
-    batch_age_ms: int
-    logged_ms: int
-    """Broker time of the last record read; 0 before the first."""
-    counts: Counts
-
-
 class Worker:
     """Reads `usage` and `decisions` into the store until it is told to stop. The store must be open."""
 
@@ -74,15 +55,17 @@ class Worker:
         self._settings = settings
         self._store = store
         self._usage, self._decisions = topic_name(USAGE, prefix), topic_name(DECISIONS, prefix)
-        self._log = KafkaLog(
+        self.log = self._log = KafkaLog(
             settings.kafka, settings.group, f"{settings.group}-{settings.instance}", (self._usage, self._decisions),
             topic_name(USAGE_DLQ, prefix), wall_ms,
         )  # fmt: skip
         self._limits = Limits(settings.max_batch_rows, settings.max_batch_age_ms, settings.retry_s)
         self._log_id = settings.log_id
+        self._held = 0
         self._lanes: dict[TopicPartition, Lane] = {}
         self._number = 0
         self._counts: dict[TopicPartition, Counts] = {}
+        self._starts = Starts(store, self._log, self._usage, self._limits, self._counts)
         self._flushes: dict[asyncio.Task[bool], TopicPartition] = {}
         self._checked_holes: dict[TopicPartition, int] = {}
         self._mismatch_since: float | None = None
@@ -104,13 +87,23 @@ class Worker:
     def status(self) -> list[LaneStatus]:
         """Return the state of every partition that was taken up."""
         now_ms = wall_ms()
-        return [
-            LaneStatus(
-                tp.topic, tp.partition, lane.committed, lane.log_end, lane.lag, lane.waiting_rows,
-                lane.buffer.age_ms(now_ms), lane.logged_ms, lane.counts,
-            )
-            for tp, lane in sorted(self._lanes.items())
-        ]  # fmt: skip
+        return [lane.status(now_ms) for _, lane in sorted(self._lanes.items())]
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[dict[int, Lane]]:
+        """Keep batches from being inserted; yield the lanes of `usage` by partition whose rows are whole.
+
+        Reading goes on, as far as what is read may wait. Raises TransportError if the sink is not at work.
+        """
+        self._held += 1
+        try:
+            while busy := [task for task in self._flushes if not task.done()]:
+                await asyncio.wait(busy)
+            if self._stopping.is_set():
+                raise TransportError("the history is stopping")
+            yield {tp.partition: lane for tp, lane in self._lanes.items() if tp.topic == self._usage and lane.is_whole}
+        finally:
+            self._held -= 1
 
     def stop(self) -> None:
         """Ask `run` to insert what was read, commit, and return."""
@@ -151,7 +144,7 @@ class Worker:
         while True:
             try:
                 await self._log.start()
-                self._log_id = self._log_id or await self._log.cluster_id()
+                self._log_id = self._starts.log_id = self._log_id or await self._log.cluster_id()
             except (TransportError, KafkaError) as error:
                 if self._stopping.is_set():
                     return
@@ -188,7 +181,7 @@ class Worker:
             return
         try:
             bounds = await self._log.bounds(wanted)
-            lanes = await asyncio.gather(*(self._lane(tp, *bounds[tp]) for tp in wanted))
+            lanes = await asyncio.gather(*(self._starts.lane(tp, *bounds[tp]) for tp in wanted))
         except LogMismatch as error:
             await self._mismatch(error)
             return
@@ -205,29 +198,6 @@ class Worker:
         self._lanes[tp] = lane
         _log.info("taken up", topic=tp.topic, partition=tp.partition, position=lane.buffer.position,
                   resend_to=lane.buffer.resend_to)  # fmt: skip
-
-    async def _lane(self, tp: TopicPartition, start: int, end: int) -> Lane:
-        source = Source(self._log_id, tp.topic, tp.partition)
-        is_usage = tp.topic == self._usage
-        feed: AnyFeed = UsageFeed(source) if is_usage else DecisionsFeed(source)
-        committed, metadata = await self._log.committed(tp)
-        row = await asyncio.to_thread(self._store.last_row, feed.table, source)
-        try:
-            found = resume(Found(committed, Mark.decode(metadata), row, start, end))
-            if row is not None and start <= row.offset < end:
-                check_same_log(row, await self._log.logged_ms(tp, row.offset))
-        except LogMismatch as error:
-            raise LogMismatch(f"{tp.topic}/{tp.partition}: {error}") from error
-        if is_usage and not found.watermarks.complete:
-            known = await asyncio.to_thread(self._store.watermarks, source, found.position)
-            found = Resume(found.position, found.resend_to, found.watermarks.merged(known), found.lost)
-        if found.lost:
-            _log.error("the log dropped records before they were read", topic=tp.topic, partition=tp.partition,
-                       offsets=found.lost)  # fmt: skip
-        counts = self._counts.setdefault(tp, Counts())
-        lane = Lane(source, feed, found, self._store, self._log, self._limits, counts)
-        lane.log_end, lane.committed_ms = end, wall_ms()
-        return lane
 
     async def _mismatch(self, error: LogMismatch) -> None:
         now = asyncio.get_running_loop().time()
@@ -281,7 +251,7 @@ class Worker:
         busy = set(self._flushes.values())
         now_ms = wall_ms()
         for tp, lane in self._lanes.items():
-            if len(self._flushes) >= INSERTS_AT_ONCE:
+            if self._held or len(self._flushes) >= INSERTS_AT_ONCE:
                 break
             if tp not in busy and self._is_due(lane, now_ms) and self._log.assignment.number == self._number:
                 self._flush(tp, lane, now_ms)

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from meter.sink.core.books import Entry as Told
 from meter.sink.core.buffer import Entry
-from meter.sink.core.watermarks import Judgement, Watermarks
+from meter.sink.core.watermarks import Judgement, Run, Watermarks
 from schemas.codec import decode_decisions, decode_record
 from schemas.decisions import Decision
-from schemas.usage import Batch, Kind, UsageEvent
+from schemas.usage import Batch, Kind, Totals, UsageEvent
 
 _decode = msgspec.msgpack.Decoder(UsageEvent).decode
 """As `schemas.codec.decode_event`; this is called for every event."""
@@ -26,6 +27,7 @@ class UsageRecord(NamedTuple):
     seq: int
     final: bool
     events: list[msgspec.Raw]
+    told: Totals
 
 
 class PlacedEvent(NamedTuple):
@@ -60,6 +62,10 @@ class Chosen:
     """Records held back."""
     undecodable: int = 0
     """Events within records that are none of ours; the meter sets their records aside."""
+    counted: dict[Run, Told] = field(default_factory=dict)
+    """The last record of each run that counted."""
+    held: dict[Run, int] = field(default_factory=dict)
+    """Where a run's records are held back, with none behind that counts."""
 
 
 def usage_entry(offset: int, logged_ms: int, value: bytes) -> Entry[UsageRecord]:
@@ -67,7 +73,7 @@ def usage_entry(offset: int, logged_ms: int, value: bytes) -> Entry[UsageRecord]
     record = decode_record(value)
     if not isinstance(record, Batch):
         return Entry(offset, logged_ms, None, 0)
-    usage = UsageRecord(record.instance, record.epoch, record.seq, record.final, record.events)
+    usage = UsageRecord(record.instance, record.epoch, record.seq, record.final, record.events, record.told)
     return Entry(offset, logged_ms, usage, len(record.events))
 
 
@@ -88,18 +94,22 @@ def choose(entries: Iterable[Entry[UsageRecord]], watermarks: Watermarks) -> Cho
         record = entry.record
         if record is None:
             continue
-        judgement = watermarks.judge((record.instance, record.epoch), record.seq, record.final)
+        run = (record.instance, record.epoch)
+        judgement = watermarks.judge(run, record.seq, record.final)
         if judgement is Judgement.DUPLICATE:
             chosen.duplicates += 1
         elif judgement is Judgement.GAP:
             chosen.gaps += 1
+            chosen.held.setdefault(run, entry.offset)
         else:
+            chosen.counted[run] = Told(record.seq, entry.offset, record.told)
+            chosen.held.pop(run, None)
             _take(entry, record, chosen)
     return chosen
 
 
 def _take(entry: Entry[UsageRecord], record: UsageRecord, chosen: Chosen) -> None:
-    offset, logged_ms, (instance, epoch, seq, _, raws) = entry.offset, entry.logged_ms, record
+    offset, logged_ms, (instance, epoch, seq, _, raws, _) = entry.offset, entry.logged_ms, record
     try:
         numbered = list(enumerate(map(_decode, raws)))
     except msgspec.MsgspecError:
