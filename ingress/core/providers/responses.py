@@ -14,6 +14,7 @@ import msgspec
 from ingress.core.ask import MAX_ASKED_TOKENS, Ask, count_field, flag_field, text_field
 from ingress.core.counts import count_of
 from ingress.core.cutoff import CutOff
+from ingress.core.providers.openai import is_failure
 from ingress.core.providers.openai_usage import NO_USAGE, report, unreadable
 from ingress.core.reported import ERROR_ANSWER, ERROR_EVENT, NOTHING_REPORTED, Reported
 from ingress.core.sse import data_of, split_events
@@ -86,7 +87,8 @@ def read_answer(body: bytes) -> Reported:
     except _FAULTS:
         return unreadable(body)
     reported = _reported(answer)
-    return msgspec.structs.replace(reported, failed=ERROR_ANSWER) if answer.status == "failed" else reported
+    has_failed = answer.status == "failed" or (answer.status is None and is_failure(body))
+    return msgspec.structs.replace(reported, failed=ERROR_ANSWER) if has_failed else reported
 
 
 class ResponsesStream:
