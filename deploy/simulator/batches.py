@@ -63,7 +63,7 @@ class Vault:
         find = self._file if what == "files" else self._batch
         answer = find(request, name, verb, number) if len(rest) < 3 else None
         if answer is None:
-            return error(404, f"No such {what.removesuffix('es').removesuffix('s')} object: {name}", number)
+            return error(404, f"No such {'file' if what == 'files' else 'batch'} object: {name}", number)
         return answer
 
     def _file(self, request: Request, name: str, verb: str, number: bytes) -> Answer | None:

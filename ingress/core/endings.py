@@ -17,7 +17,7 @@ from ingress.core.following import Following
 from ingress.core.plan import Plan
 from ingress.core.records import detail_of
 from ingress.core.reported import NOTHING_REPORTED, Reported, estimated
-from schemas.flags import DRAIN_CUT, DRAINED, NO_ANSWER, NO_TERMINATOR
+from schemas.flags import DRAIN_CUT, DRAINED, NO_ANSWER, NO_TERMINATOR, unpriced_flags
 from schemas.money import Price, cost_nanos, is_priced
 from schemas.tokens import NO_TOKENS, TokenUsage
 from schemas.usage import Status, UsageSource
@@ -69,10 +69,10 @@ class Ending(Following):
         else:
             how, error = SETTLED, reported.fault
         expected = self._ask.expected
-        if reported.usage is not None and reported.is_final:
-            usage, source = reported.usage, PROVIDER
-        elif expected is not None and (how == SETTLED or reported.usage is not None):
+        if expected is not None and (how == SETTLED or reported.usage is not None):
             usage, source, reported = charged(reported, expected, self._price)
+        elif reported.usage is not None and reported.is_final:
+            usage, source = reported.usage, PROVIDER
         elif how == SETTLED or reported.usage is not None:
             usage, source = self._estimate(reported, True), ESTIMATED
         else:
@@ -145,11 +145,11 @@ class Ending(Following):
             return NO_TOKENS, NONE, NOTHING_REPORTED
         relay = self._relay
         reported = NOTHING_REPORTED if relay is None else relay.reader.reported
+        if self._ask.expected is not None:
+            return charged(reported, self._ask.expected, self._price)
         is_last = relay is not None and (relay.is_ended or relay.reader.is_complete)
         if is_last and reported.usage is not None and reported.is_final:
             return reported.usage, PROVIDER, reported
-        if self._ask.expected is not None:
-            return charged(reported, self._ask.expected, self._price)
         return self._estimate(reported, is_last), ESTIMATED, reported
 
     @property
@@ -192,6 +192,8 @@ class Ending(Following):
             cost = nanos = cost_nanos(price, usage, reported.units, reported.service_tier)
         else:
             cost, nanos = None, cost_nanos(plan.reserve_price, usage, reported.units, reported.service_tier)
+            lacks = unpriced_flags(price, usage, reported.units)
+            reported = msgspec.structs.replace(reported, flags=(*reported.flags, *lacks))
         hold.settle(requests, tokens, nanos)
         if cost is not None and self._last == WHOLE:
             self._lines += b"x-tollway-cost-usd: %d.%09d\r\n" % divmod(cost, 1_000_000_000)

@@ -43,25 +43,37 @@ def is_by_tokens(price: Price | None, expected: Expected) -> bool:
 
 
 def charged(reported: Reported, expected: Expected, price: Price | None) -> tuple[TokenUsage, str, Reported]:
-    """Return the usage of an answer whose provider did not tell all, where it is from, and the report that says so.
+    """Return the usage of an answer, where it is from, and the report that says so with the units that are billed.
 
     Args:
-        reported: units that the answer shows, if it shows any.
+        reported: tokens that the provider told, and units that it told or that the answer shows.
         expected: of the request.
         price: of the model; None if it has none.
     """
     if expected.is_nothing:
         return NO_TOKENS, NONE, reported
-    if reported.usage is not None and (not reported.units or reported.usage.total):
-        return _filled(reported, reported.usage, expected.likely), ESTIMATED, reported
-    if is_by_tokens(price, expected):  # which nobody told: what the answer shows of units is not billed
-        return expected.likely, ESTIMATED, msgspec.structs.replace(reported, usage=None, units={})
+    told = reported.usage if reported.usage is None or reported.usage.total else None
+    if is_by_tokens(price, expected) or (price is None and told is not None):
+        return _by_tokens(reported, told, expected)
+    usage = NO_TOKENS if told is None else told
     if reported.units:
-        return NO_TOKENS, PROVIDER if reported.is_final else ESTIMATED, reported
+        return usage, PROVIDER if reported.is_final else ESTIMATED, reported
     found = msgspec.structs.replace(reported, units=expected.likely_units)
     if not expected.is_counted:
-        return NO_TOKENS, ESTIMATED, found
-    return NO_TOKENS, PROVIDER, msgspec.structs.replace(found, flags=(*reported.flags, COUNTED))
+        return usage, ESTIMATED, found
+    return usage, PROVIDER, msgspec.structs.replace(found, flags=(*reported.flags, COUNTED))
+
+
+def _by_tokens(
+    reported: Reported, told: TokenUsage | None, expected: Expected
+) -> tuple[TokenUsage, str, Reported]:  # fmt: skip
+    """Return the same where tokens are billed: what an answer shows of units is not."""
+    if told is None and reported.usage is not None and reported.is_final:
+        return NO_TOKENS, PROVIDER, reported  # explicitly none; units that were told instead have no price
+    if told is not None and reported.is_final:
+        return told, PROVIDER, msgspec.structs.replace(reported, units={})
+    usage = expected.likely if told is None else _filled(reported, told, expected.likely)
+    return usage, ESTIMATED, msgspec.structs.replace(reported, usage=told, units={})
 
 
 def _filled(reported: Reported, told: TokenUsage, likely: TokenUsage) -> TokenUsage:

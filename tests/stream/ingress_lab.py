@@ -98,9 +98,9 @@ class FakeJournal:
 class Lab:
     """Everything of one test; clients reach `url`."""
 
-    def __init__(self, policy: str, prices: Mapping[str, Price] | None = None, **settings: Any) -> None:
+    def __init__(self, policy: str, prices: Mapping[str, Price | None] | None = None, **settings: Any) -> None:
         self.prices = prices or {}
-        """By the names of models; all others cost `PRICE`."""
+        """By the names of models, None for none; all others cost `PRICE`."""
         self.simulator = Simulator(keep_entries=True)
         self.journal = FakeJournal()
         self.stats = Stats()
@@ -136,7 +136,8 @@ class Lab:
     def apply(self, policy: str) -> None:
         """Put a policy into force."""
         document = load_policy(policy)
-        prices = {**dict.fromkeys(document.models, PRICE), **self.prices}
+        asked = {**dict.fromkeys(document.models, PRICE), **self.prices}
+        prices = {name: price for name, price in asked.items() if price is not None}
         resolver = Resolver(document, 7, prices, self.keyring, self.registry)
         resolver.activate()
         self.context.resolver = resolver

@@ -71,9 +71,10 @@ def read_answer(body: bytes) -> Reported:
         return _as_images(unreadable(body))
     usage = bytes(answer.usage)
     failed = ERROR_ANSWER if ERROR_MARK in body and is_failure(body) else ""
+    units = {IMAGES: len(answer.data)} if answer.data else {}
     if usage != b"null":
-        return msgspec.structs.replace(read_usage(usage), failed=failed)
-    return Reported(is_final=bool(answer.data), failed=failed, units={IMAGES: len(answer.data)} if answer.data else {})
+        return msgspec.structs.replace(read_usage(usage), failed=failed, units=units)
+    return Reported(is_final=bool(units), failed=failed, units=units)
 
 
 def read_usage(raw: bytes) -> Reported:
