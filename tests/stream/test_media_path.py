@@ -209,7 +209,8 @@ async def test_hostile_usage_is_bounded(how: str) -> None:
             assert (await http.post(IMAGES, json=body)).status_code == 200
         assert (await hear(http, wish)).status_code == 200
         assert (await hear(http, wish, "gpt-4o-transcribe")).status_code == 200
-        assert await http.post("/v1/audio/speech", json=spoken(wish, model="gpt-4o-mini-tts", stream_format="sse"))
+        body = spoken(wish, model="gpt-4o-mini-tts", stream_format="sse")
+        assert (await http.post("/v1/audio/speech", json=body)).status_code == 200
         events = lab.journal.events
         assert [event.status for event in events] == ["settled"] * 5
         for event in events:
