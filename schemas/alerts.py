@@ -10,10 +10,16 @@ import msgspec
 THRESHOLD_CROSSED = "dev.tollway.budget.threshold.crossed.v1"
 UNPRICED_MODEL = "dev.tollway.usage.unpriced.v1"
 USAGE_ODD = "dev.tollway.usage.odd.v1"
+PRICE_MISSING = "dev.tollway.price.missing.v1"
 METERING_SILENT = "dev.tollway.metering.silent.v1"
 METERING_BEHIND = "dev.tollway.metering.behind.v1"
 METERING_OK = "dev.tollway.metering.ok.v1"
 """An incident of one of the two is over."""
+METERING_DRIFT = "dev.tollway.metering.drift.v1"
+"""Two of the ledgers do not agree: told to clients, metered, in the history."""
+METERING_DRIFT_OK = "dev.tollway.metering.drift.ok.v1"
+"""They agree again."""
+METERING_LEDGERS = frozenset({METERING_DRIFT, METERING_DRIFT_OK})
 METERING = frozenset({METERING_SILENT, METERING_BEHIND, METERING_OK})
 
 

@@ -6,6 +6,10 @@ A flag is a word of this table and never holds a byte of an answer, so that it m
 
 from __future__ import annotations
 
+from schemas.money import Price, unpriced_units
+from schemas.tokens import TokenUsage
+from schemas.units import UNITS
+
 NEGATIVE = "negative"
 OVERSIZED = "oversized"
 FRACTIONAL = "fractional"
@@ -48,5 +52,20 @@ READ: dict[str, str] = {
 }
 """Of how an answer was read."""
 
-FLAGS: dict[str, str] = {**ODD, **READ}
+UNPRICED = "unpriced"
+UNKNOWN_COST: dict[str, str] = {
+    UNPRICED: "The model has no price, or none for tokens: the cost is unknown.",
+    **{f"{UNPRICED}_{unit}": f"The price says nothing of {unit}: the cost is unknown." for unit in UNITS},
+}
+"""Of what was used and has no price; limits are charged at `unpriced_reserve` for it."""
+
+FLAGS: dict[str, str] = {**ODD, **READ, **UNKNOWN_COST}
 """Every flag with its meaning."""
+
+
+def unpriced_flags(price: Price | None, usage: TokenUsage, units: dict[str, int]) -> tuple[str, ...]:
+    """Return the flags of what was used and `price` does not know."""
+    if price is None:
+        return (UNPRICED,)
+    tokens = (UNPRICED,) if usage.total and not price.tiers else ()
+    return (*tokens, *(f"{UNPRICED}_{unit}" for unit in unpriced_units(price, units)))

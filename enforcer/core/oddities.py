@@ -1,6 +1,7 @@
-"""Usage that cannot be true, as replicas tell of it in decisions: one alert an hour for each provider, model and flag.
+"""Usage that cannot be true, or has no price, as replicas tell of it in decisions.
 
-A replica tells of a flag at most once an hour, whatever its traffic is, so all of this is little. What was said is on
+One alert an hour for each provider, model and flag; of what has no price one a day for each provider and model. A
+replica tells of a flag at most once an hour, whatever its traffic is, so all of this is little. What was said is on
 `alerts.sent`: reading the same decisions again says nothing twice, and neither do two replicas.
 """
 
@@ -10,13 +11,14 @@ from collections.abc import Collection
 from typing import Any
 
 from enforcer.core.decisions import time_text
-from schemas.alerts import USAGE_ODD, Alert, alert_id
+from schemas.alerts import PRICE_MISSING, USAGE_ODD, Alert, alert_id
 from schemas.decisions import Action, Decision
-from schemas.flags import FLAGS
+from schemas.flags import FLAGS, UNKNOWN_COST
 from schemas.ids import format_id
 
 SOURCE = "/tollway/enforcer"
 HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 KEPT_HOURS = 24
 """What is older is not told any more."""
 MAX_KEPT = 4_096
@@ -39,8 +41,11 @@ class Oddities:
         if decision.action != Action.ODD or decision.reason not in FLAGS:
             return
         told = decision.attribution
-        hour = decision.decided_ms // HOUR_MS
-        name = alert_id("usage.odd", told.provider, told.model, decision.reason, str(hour))
+        if decision.reason in UNKNOWN_COST:
+            name = alert_id("price.missing", told.provider, told.model, str(decision.decided_ms // DAY_MS))
+        else:
+            hour = str(decision.decided_ms // HOUR_MS)
+            name = alert_id("usage.odd", told.provider, told.model, decision.reason, hour)
         if name not in self._first and len(self._first) >= MAX_KEPT:
             del self._first[next(iter(self._first))]
         self._first.setdefault(name, decision)
@@ -55,6 +60,8 @@ class Oddities:
 
 
 def _alert(name: str, decision: Decision, now_ms: int) -> Alert:
+    if decision.reason in UNKNOWN_COST:
+        return _missing_price(name, decision, now_ms)
     told = decision.attribution
     data: dict[str, Any] = {
         "provider": told.provider, "model": told.model, "flag": decision.reason, "meaning": FLAGS[decision.reason],
@@ -67,3 +74,17 @@ def _alert(name: str, decision: Decision, now_ms: int) -> Alert:
     return Alert(
         name, SOURCE, USAGE_ODD, subject, time_text(now_ms), data, partitionkey=f"odd/{subject}/{decision.reason}"
     )
+
+
+def _missing_price(name: str, decision: Decision, now_ms: int) -> Alert:
+    told = decision.attribution
+    data: dict[str, Any] = {
+        "provider": told.provider, "model": told.model, "flag": decision.reason, "meaning": FLAGS[decision.reason],
+        "day": time_text(decision.decided_ms // DAY_MS * DAY_MS), "price_version": told.price_version,
+        "first_org": told.org, "first_request_id": format_id(decision.request_id),
+        "decision_id": format_id(decision.id), "policy_version": told.policy_version,
+        "effect": "its cost is unknown (NULL) in the history; limits are charged at unpriced_reserve",
+        "remedy": f"tollway prices set {told.provider} {told.model} …, then tollway reprice --since the day",
+    }  # fmt: skip
+    subject = f"provider={told.provider},model={told.model}"
+    return Alert(name, SOURCE, PRICE_MISSING, subject, time_text(now_ms), data, partitionkey=f"price/{subject}")

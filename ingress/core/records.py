@@ -9,7 +9,7 @@ import msgspec
 from ingress.core.refusals import REASONS
 from schemas.codec import decode_attribution, encode_attribution, encode_event, encode_rows
 from schemas.decisions import Action, Decision
-from schemas.flags import ODD
+from schemas.flags import ODD, UNKNOWN_COST
 from schemas.ids import NO_ID, shard_of
 from schemas.keys import VirtualKey
 from schemas.money import cost_nanos, is_priced
@@ -144,11 +144,11 @@ class Record:
         return self._decision("terminate", denied.reason, denied, self.plan, now_ms)
 
     def odd(self, flags: tuple[str, ...], now_ms: int) -> tuple[bytes, ...]:
-        """Count the flags of a usage that cannot be true; return the records of those nobody was told of lately."""
+        """Count flags of usage that is odd or has no price; return the records of those nobody was told of lately."""
         plan, context = self.plan, self.context
         found = []
         for flag in flags:
-            if flag not in ODD:
+            if flag not in ODD and flag not in UNKNOWN_COST:
                 continue
             context.stats.odd[flag] = context.stats.odd.get(flag, 0) + 1
             name = flag if plan is None else f"{flag} {plan.provider} {plan.model}"

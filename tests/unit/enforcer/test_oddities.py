@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from enforcer.core.oddities import HOUR_MS, KEPT_HOURS, MAX_KEPT, Oddities
-from schemas.alerts import USAGE_ODD
+from enforcer.core.oddities import DAY_MS, HOUR_MS, KEPT_HOURS, MAX_KEPT, Oddities
+from schemas.alerts import PRICE_MISSING, USAGE_ODD
 from schemas.decisions import Action, Decision
 from schemas.usage import Attribution
 
@@ -34,6 +34,25 @@ def test_first_decision_of_an_hour_is_one_alert() -> None:
     assert len({alert.id for alert in alerts}) == len(alerts) == 4
     assert alerts[0].data["first_request_id"].endswith("00a")
     assert alerts[0].subject == "provider=p,model=m"
+
+
+def test_what_has_no_price_is_one_alert_a_model_and_day() -> None:
+    """Whatever of it has none, and however often that is told; the next day it is told again."""
+    odd = Oddities()
+    day_ms = NOW_MS - NOW_MS % DAY_MS
+    for number, (at_ms, flag) in enumerate(
+        [(day_ms, "unpriced_web_search"), (day_ms + HOUR_MS, "unpriced_images"), (day_ms + DAY_MS - 1, "unpriced")]
+    ):
+        odd.note(_decision(number, at_ms, flag))
+    (alert,) = odd.due((), day_ms + DAY_MS - 1)
+    assert (alert.type, alert.subject, alert.data["flag"]) == (
+        PRICE_MISSING,
+        "provider=p,model=m",
+        "unpriced_web_search",
+    )
+    assert alert.data["remedy"].startswith("tollway prices set p m")
+    odd.note(_decision(8, day_ms + DAY_MS, "unpriced"))
+    assert len(odd.due({alert.id}, day_ms + DAY_MS)) == 1
 
 
 def test_what_was_sent_is_not_sent_again() -> None:
