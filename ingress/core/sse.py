@@ -179,6 +179,13 @@ def split_events(block: bytes) -> list[bytes]:
     """Return the events of a block, each with the blank line that ends it."""
     events: list[bytes] = []
     start = 0
+    if b"\r" not in block:
+        while (end := block.find(b"\n\n", start)) >= 0:
+            events.append(block[start : end + 2])
+            start = end + 2
+        if start < len(block):
+            events.append(block[start:])
+        return events
     for match in _BLANK_LINE.finditer(block):
         events.append(block[start : match.end()])
         start = match.end()
@@ -189,5 +196,6 @@ def split_events(block: bytes) -> list[bytes]:
 
 def data_of(event: bytes) -> bytes:
     """Return the data of an event: its `data:` lines, joined by line feeds."""
-    lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
+    parts = _LINE_END.split(event) if b"\r" in event else event.split(b"\n")
+    lines = [line[5:].removeprefix(b" ") for line in parts if line.startswith(b"data:")]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)

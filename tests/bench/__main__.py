@@ -172,6 +172,13 @@ def measure_core(_place: Path, _rounds: int) -> dict[str, float]:
     return measure()
 
 
+def measure_extraction(_place: Path, _rounds: int) -> dict[str, float]:
+    """Measure what reading usage costs a chunk and an answer, without I/O."""
+    from tests.bench.test_extraction_rate import measure
+
+    return measure()
+
+
 def measure_meter(_place: Path, rounds: int) -> dict[str, float]:
     """Measure usage events a second through the Faust worker, from a real broker, with durable state."""
     from tests.bench.test_meter_rate import measure
@@ -194,8 +201,8 @@ def measure_faults(place: Path, _rounds: int) -> dict[str, float]:
 
 
 PARTS: dict[str, Callable[[Path, int], dict[str, float]]] = {
-    "core": measure_core, "ingress": measure_ingress, "loop": measure_loop, "meter": measure_meter,
-    "sink": measure_sink, "faults": measure_faults,
+    "core": measure_core, "extraction": measure_extraction, "ingress": measure_ingress, "loop": measure_loop,
+    "meter": measure_meter, "sink": measure_sink, "faults": measure_faults,
 }  # fmt: skip
 
 

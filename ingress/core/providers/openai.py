@@ -135,7 +135,8 @@ def read_answer(body: bytes, has_output: bool = True) -> Reported:
     except _FAULTS:
         return unreadable(body, (), has_output)
     reported = report(answer.model, bytes(answer.usage), answer.service_tier, None, has_output)
-    if ERROR_MARK in body and is_failure(body):
+    is_bare = reported.usage is None or reported.usage == NO_TOKENS  # one that has used something has not failed
+    if is_bare and ERROR_MARK in body and is_failure(body):
         return msgspec.structs.replace(reported, failed=ERROR_ANSWER)
     return reported
 

@@ -158,6 +158,40 @@ def normalise(usage: Usage, has_output: bool, odd: set[str]) -> tuple[TokenUsage
 
     A flag goes to `odd` for what contradicts itself or is missing.
     """
+    found = _usual(usage) if has_output else None
+    return (found, True, True) if found is not None else _unusual(usage, has_output, odd)
+
+
+def _usual(usage: Usage) -> TokenUsage | None:
+    """Return the classes of a usage object that has one spelling and adds up, as nearly all do; else None."""
+    if usage.cached_tokens or usage.prompt_cache_hit_tokens or usage.prompt_cache_miss_tokens or usage.reasoning_tokens:
+        return None
+    if usage.input_tokens is None:
+        whole_in, whole_out = usage.prompt_tokens, usage.completion_tokens
+        inputs, outputs = usage.prompt_tokens_details, usage.completion_tokens_details
+    elif usage.prompt_tokens is None and usage.completion_tokens is None:
+        whole_in, whole_out = usage.input_tokens, usage.output_tokens
+        inputs, outputs = usage.input_tokens_details, usage.output_tokens_details
+    else:
+        return None
+    if whole_in is None or whole_out is None or usage.total_tokens not in (None, whole_in + whole_out):
+        return None
+    cached = written = heard = seen = reasoning = spoken = made = 0
+    if inputs is not None:
+        if inputs.cache_write_tokens_details is not None:
+            return None
+        cached, written = inputs.cached_tokens or 0, inputs.cache_write_tokens or 0
+        heard, seen = inputs.audio_tokens or 0, inputs.image_tokens or 0
+    if outputs is not None:
+        reasoning, spoken, made = outputs.reasoning_tokens or 0, outputs.audio_tokens or 0, outputs.image_tokens or 0
+    fresh, text = whole_in - cached - written - heard - seen, whole_out - reasoning - spoken - made
+    if fresh < 0 or text < 0:
+        return None
+    return TokenUsage(fresh, text, cached, written, 0, reasoning, heard, spoken, seen, made)
+
+
+def _unusual(usage: Usage, has_output: bool, odd: set[str]) -> tuple[TokenUsage, bool, bool]:
+    """Return the same for any usage object."""
     prompt, completion, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
     inputs, outputs = usage.prompt_tokens_details, usage.completion_tokens_details
     if usage.input_tokens is not None or usage.output_tokens is not None:
