@@ -153,6 +153,7 @@ class Services:
                 "samples": len(self.views.propagation_ms),
             },
             "metering": reports.metering(self.views.metering, control.metering, now_ms),
+            "ledgers": reports.ledgers(control.drift),
             "alerts": {"sent": len(control.sent)},
             "blocks": len(control.blocks),
             "audit": {
@@ -176,6 +177,7 @@ class Services:
         yield "decisions_held", (), len(self.views.decisions)
         yield from reports.budget_samples(self.budgets())
         yield from reports.metering_samples(self.views.metering, control.metering, now_ms)
+        yield "metering_incident", ("drift",), int(reports.ledgers(control.drift)["state"] == "drift")
         for shard in self._partitions(now_ms):
             yield from _shard_samples(shard)
         for percent in (50, 99):

@@ -17,6 +17,7 @@ from enforcer.adapters.log import Goals
 from enforcer.core.blocks import Absent, Transition, transitions
 from enforcer.core.budgets import Spend
 from enforcer.core.control import ControlState
+from enforcer.core.drift import Drift
 from enforcer.core.metering import Metering
 from enforcer.core.oddities import Oddities
 from enforcer.core.quota import QuotaView
@@ -74,6 +75,7 @@ class Watch:
         self._state, self._view, self._metering = state, view, metering
         self._writer, self._reader = writer, reader
         self._telemetry, self._clock = telemetry, clock
+        self._drift = Drift(view, state.audits)
         self._oddities = Oddities() if oddities is None else oddities
         self._woken = asyncio.Event()
         self._judged_version = -1
@@ -117,6 +119,8 @@ class Watch:
         spends = [spend for held in rows if (spend := budgets.spend(held.key, held.state)) is not None]
         alerts = crossings(spends, state.sent, state.version, now_ms)
         alerts += unpriced(entries, state.sent, state.unpriced, state.version, now_ms)
+        drift = self._drift.judge(state.drift, state.sent, now_ms)
+        alerts += [] if drift is None else [drift]
         metering = self._metering.judge(state.metering, state.sent, now_ms)
         alerts += [] if metering is None else [metering]
         alerts += self._oddities.due(state.sent, now_ms)

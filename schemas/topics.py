@@ -103,13 +103,18 @@ AUDIT = Topic(
     "audit", False, False, None, "number", "control-plane changes", "json", "audit.AuditEntry", "enforcer",
     "auditors", "Who changed what, hash-chained.",
 )  # fmt: skip
+HISTORY_AUDITS = Topic(
+    "history.audits", False, True, None, "partition", "audits", "json", "audits.Audit", "history", "enforcer",
+    "The history's sums by run at a position, and where its own ledgers differ; the newest of each partition counts.",
+)  # fmt: skip
 USAGE_DLQ = Topic(
     "usage.dlq", True, False, 30 * DAY_MS, "none; the source's partition", "dead letters", "json",
     "deadletters.DeadLetter", "meter", "operators", "Records that could not be decoded, with reason and origin.",
 )  # fmt: skip
 
 TOPICS: tuple[Topic, ...] = (
-    USAGE, QUOTA_STATE, QUOTA_UPDATES, POLICY, PRICES, KEYS, BLOCKS, ALERTS, ALERTS_SENT, DECISIONS, AUDIT, USAGE_DLQ,
+    USAGE, QUOTA_STATE, QUOTA_UPDATES, POLICY, PRICES, KEYS, BLOCKS, ALERTS, ALERTS_SENT, DECISIONS, AUDIT,
+    HISTORY_AUDITS, USAGE_DLQ,
 )  # fmt: skip
 
 

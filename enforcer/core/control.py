@@ -14,8 +14,9 @@ from enforcer.core.book import Book
 from enforcer.core.budgets import Budgets
 from enforcer.core.diff import Document
 from enforcer.core.policy import read
-from schemas.alerts import METERING, Alert
+from schemas.alerts import METERING, METERING_LEDGERS, Alert
 from schemas.audit import AuditEntry
+from schemas.audits import Audit
 from schemas.blocks import BlockEntry
 from schemas.codec import decode_json
 from schemas.errors import DecodeError
@@ -23,9 +24,9 @@ from schemas.keys import VirtualKey
 from schemas.overrides import INCREASE, Freeze, Increase, override_key
 from schemas.policy import Policy, PolicyRecord
 from schemas.prices import PriceEntry
-from schemas.topics import ALERTS, ALERTS_SENT, AUDIT, BLOCKS, KEYS, POLICY, PRICES, Topic
+from schemas.topics import ALERTS, ALERTS_SENT, AUDIT, BLOCKS, HISTORY_AUDITS, KEYS, POLICY, PRICES, Topic
 
-TOPICS: tuple[Topic, ...] = (PRICES, POLICY, KEYS, BLOCKS, AUDIT, ALERTS, ALERTS_SENT)
+TOPICS: tuple[Topic, ...] = (PRICES, POLICY, KEYS, BLOCKS, AUDIT, ALERTS, ALERTS_SENT, HISTORY_AUDITS)
 KEPT_ALERTS = 1_000
 
 
@@ -48,6 +49,10 @@ class ControlState:
         self.alerts: deque[Alert] = deque(maxlen=KEPT_ALERTS)
         self.metering: Alert | None = None
         """The newest alert that says how metering does."""
+        self.drift: Alert | None = None
+        """The newest alert that says whether the ledgers agree."""
+        self.audits: dict[int, Audit] = {}
+        """The history's newest audit of each partition."""
         self.audit = Chain()
         self._documents: dict[int, Document] = {}
         self._budgets: tuple[int, Budgets] = (0, Budgets(None))
@@ -70,11 +75,21 @@ class ControlState:
         elif topic is KEYS:
             virtual_key = decode_json(VirtualKey, value)
             self.keys[virtual_key.id] = virtual_key
+        else:
+            self._report(topic, value)
+
+    def _report(self, topic: Topic, value: bytes) -> None:
+        """Take in what was found, said or done."""
+        if topic is HISTORY_AUDITS:
+            audit = decode_json(Audit, value)
+            self.audits[audit.partition] = audit
         elif topic is ALERTS:
             alert = decode_json(Alert, value)
             self.alerts.append(alert)
             if alert.type in METERING:
                 self.metering = alert
+            elif alert.type in METERING_LEDGERS:
+                self.drift = alert
         else:
             self.audit.append(decode_json(AuditEntry, value))
 

@@ -11,7 +11,7 @@ from enforcer.core.decisions import time_text, unit_of, usd_text
 from enforcer.core.metering import Metering
 from enforcer.core.quota import Held, QuotaView, Shard
 from enforcer.core.thresholds import crossed
-from schemas.alerts import METERING_BEHIND, METERING_SILENT, Alert
+from schemas.alerts import METERING_BEHIND, METERING_DRIFT, METERING_SILENT, Alert
 from schemas.ids import shard_of
 from schemas.policy import Policy
 from schemas.published import OVERSHOOT_BOUND
@@ -144,6 +144,13 @@ def metering(metering: Metering, last: Alert | None, now_ms: int) -> dict[str, A
         "alert": None if last is None else last.id,
         "partitions": [vital._asdict() for vital in metering.vitals(now_ms)],
     }
+
+
+def ledgers(last: Alert | None) -> dict[str, Any]:
+    """Return whether the ledgers agree, by the newest alert about it."""
+    if last is None or last.type != METERING_DRIFT:
+        return {"state": "agree", "since": None if last is None else last.time, "alert": None, "first": None}
+    return {"state": "drift", "since": last.time, "alert": last.id, "first": last.data["first"]}
 
 
 def incident(last: Alert | None) -> str:

@@ -10,6 +10,7 @@ import msgspec
 from schemas import topics
 from schemas.alerts import THRESHOLD_CROSSED, Alert, alert_id
 from schemas.audit import AuditEntry
+from schemas.audits import Audit, Difference, RunSums
 from schemas.blocks import BlockEntry
 from schemas.codec import (
     decode_attribution,
@@ -212,6 +213,18 @@ GOLDENS: dict[str, Golden] = {
     "audit.json": Golden(
         AuditEntry(3, NOW_MS, "ada", "key.create", "key_0123", {"org": "acme", "n": [1, None]}, "ef" * 32).sealed(),
         topics.AUDIT, *_json(AuditEntry),
+    ),
+    "history.audits.json": Golden(
+        Audit(
+            2, NOW_MS, 1_000, [RunSums("ingress-1", 3, 77, Totals(5, 4, 300, 20, 10**9, 1, 10**9 + 7), Totals(5, 4))],
+            [
+                Difference(
+                    "told ≠ history", "instance=ingress-1/epoch=3", {"events": [5, 4]}, 2, 70, 77, 900, 999, 202611,
+                    "insert",
+                )
+            ],
+        ),
+        topics.HISTORY_AUDITS, *_json(Audit),
     ),
     "usage.dlq.json": Golden(
         DeadLetter(topic="usage", partition=3, offset=99, reason="not a usage record", at_ms=NOW_MS, value=b"\x00\xff"),

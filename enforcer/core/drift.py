@@ -1,0 +1,126 @@
+"""Whether the three ledgers agree: what replicas told, the meter's sums, the history's.
+
+Theory
+------
+Compared are only sums of the same records. A ledger entry of the meter and what the run told are of one fence. The
+history's sums and what the run told are of one position, and so is what the history says of its rollups. The meter
+and the history are compared where the run told both the same, or has ended and both have passed its end: sums of a run
+only grow with its records, so the same word is the same record. What is on its way makes no difference.
+
+* Where ledgers differ, and do so for a while: `drift`, unless an incident is open. One incident, whatever else differs.
+* Where none do, in audits that are newer than the incident: `ok`, if an incident is open.
+
+An incident is what the last alert of the two says, so a restart forgets nothing and says nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from enforcer.core.decisions import time_text
+from enforcer.core.quota import QuotaView, Shard
+from schemas.alerts import METERING_DRIFT, METERING_DRIFT_OK, Alert, alert_id
+from schemas.audits import Audit, Difference, RunSums
+from schemas.quota import LedgerState
+from schemas.usage import Totals
+
+SOURCE = "/tollway/enforcer"
+SUBJECT = "metering"
+LOOK_MS = 5_000
+"""Ledgers are compared this often."""
+CONFIRM_MS = 10_000
+"""A difference of the meter's is one when it has been there for this long: those of the history come confirmed."""
+LISTED = 5
+"""Differences that an alert names."""
+
+
+class Drift:
+    """The judge of the ledgers."""
+
+    def __init__(self, view: QuotaView, audits: Mapping[int, Audit]) -> None:
+        self._view, self._audits = view, audits
+        self._looked_ms = 0
+        self._since: dict[str, int] = {}
+        """Key and ledgers of a difference → when it was seen first."""
+        self.found: list[Difference] = []
+        """What differs, as of the last look."""
+
+    def judge(self, last: Alert | None, sent: Collection[str], now_ms: int) -> Alert | None:
+        """Return the alert that is due.
+
+        Args:
+            last: the newest alert about drift on the log.
+            sent: ids of alerts that were sent.
+            now_ms: this process's clock.
+        """
+        if not self._looked_ms or now_ms - self._looked_ms >= LOOK_MS:
+            self._looked_ms = now_ms
+            self.found = self._look(now_ms)
+        is_open = last is not None and last.type == METERING_DRIFT
+        alert = None
+        if self.found and not is_open:
+            alert = self._begun(now_ms)
+        elif not self.found and last is not None and is_open and not self._since and self._is_news(last):
+            data = {"incident": last.id, "began": last.time}
+            alert = _event(METERING_DRIFT_OK, alert_id("metering.drift.ok", last.id), now_ms, data)
+        return None if alert is None or alert.id in sent else alert
+
+    def _look(self, now_ms: int) -> list[Difference]:
+        found = [found for _, audit in sorted(self._audits.items()) for found in audit.differences]
+        ours = [different for shard in self._view.shards for different in self._of_shard(shard)]
+        names = {f"{different.ledgers}/{different.key}/{different.partition}": different for different in ours}
+        self._since = {name: self._since.get(name, now_ms) for name in names}
+        return found + [names[name] for name, since in self._since.items() if now_ms - since >= CONFIRM_MS]
+
+    def _of_shard(self, shard: Shard) -> Iterator[Difference]:
+        audit = self._audits.get(shard.partition)
+        runs = {} if audit is None else {f"instance={run.instance}/epoch={run.epoch}": run for run in audit.runs}
+        live = {f"instance={member.instance}/epoch={member.epoch}" for member in shard.members}
+        for key, (fence, entry) in shard.ledger.items():
+            if not key.startswith("instance="):
+                continue
+            if entry.told is not None and entry.told != entry.totals:
+                yield _difference("told ≠ meter", entry, entry.told, entry.totals, shard.partition, fence)
+            run = runs.get(key)
+            if audit is None or run is None or run.sums == entry.totals:
+                continue
+            if _are_of_one_record(run, entry, audit, fence, key in live):
+                yield _difference("meter ≠ history", entry, entry.totals, run.sums, shard.partition, fence)
+
+    def _is_news(self, last: Alert) -> bool:
+        """Whether every audit is newer than it was when the incident began."""
+        before: dict[str, int] = last.data.get("audits", {})
+        return all(audit.at_ms > before.get(str(partition), 0) for partition, audit in self._audits.items())
+
+    def _begun(self, now_ms: int) -> Alert:
+        first = self.found[0]
+        newest = {str(partition): audit.at_ms for partition, audit in sorted(self._audits.items())}
+        name = alert_id("metering.drift", first.ledgers, first.key, str(first.partition), *map(str, newest.values()))
+        data = {
+            "differences": len(self.found), "first": first.text, "ledgers": first.ledgers, "key": first.key,
+            "partition": first.partition, "seqs": [first.first_seq, first.last_seq],
+            "offsets": [first.first_offset, first.last_offset], "listed": [one.text for one in self.found[:LISTED]],
+            "audits": newest,
+            "effect": "reports may be wrong by the difference; no limit is affected unless the meter is one of the two",
+            "remedy": "run tollway verify; it names what tollway verify --repair can mend",
+        }  # fmt: skip
+        return _event(METERING_DRIFT, name, now_ms, data)
+
+
+def _are_of_one_record(run: RunSums, entry: LedgerState, audit: Audit, fence: int, is_live: bool) -> bool:
+    if entry.told is not None and run.told is not None:
+        return run.told == entry.told
+    return not is_live and audit.position >= fence and run.told is None
+
+
+def _difference(ledgers: str, entry: LedgerState, one: Totals, two: Totals, partition: int, fence: int) -> Difference:
+    names = Totals.__struct_fields__
+    fields = {
+        name: [left, right] for name in names if (left := getattr(one, name)) != (right := getattr(two, name))
+    }  # fmt: skip
+    return Difference(ledgers, entry.key, fields, partition, first_offset=0, last_offset=fence - 1)
+
+
+def _event(kind: str, name: str, now_ms: int, data: dict[str, Any]) -> Alert:
+    return Alert(name, SOURCE, kind, SUBJECT, time_text(now_ms), data, partitionkey=SUBJECT)
