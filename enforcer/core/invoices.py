@@ -107,6 +107,8 @@ def _parse(data: bytes) -> tuple[str, Found]:
 def _rows(reader: csv.DictReader[str], line_of: Callable[[Mapping[str, Any]], Line | None]) -> Found:
     for row in reader:
         try:
+            if None in row:
+                raise _Fault("more fields than columns; quote what has a comma in it")
             line = line_of(row)
         except _Fault as error:
             yield f"line {reader.line_num}", str(error)

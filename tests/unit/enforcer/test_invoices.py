@@ -122,6 +122,8 @@ def test_pages_make_up_one_report_and_one_that_goes_on_is_refused() -> None:
         ("date,model,cost_usd,currency\n2026-11-30,a,1,EUR\n", "line 2", "currency", "'EUR'"),
         ("date,model,cost_usd,tokens\n2026-11-30,a,1,-3\n", "line 2", "tokens", "'-3'"),
         ("date,model,cost_usd\n2026-11-30,a,$1\n", "line 2", "cost_usd", "'$1'"),
+        ("date,model,cost_usd\n2026-11-30,a,1,5\n", "line 2", "more fields than columns", "quote"),
+        ("date,model,cost_usd\n2026-11-30,a\n", "line 2", "cost_usd", "None"),
         ("when,what\n1,2\n", "line 1", "the columns what, when", "write date,model,cost_usd"),
         (b"\xff\xfe", "invoice", "not UTF-8", "byte 0"),
         ("{", "invoice", "not JSON", ""),
