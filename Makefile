@@ -115,6 +115,14 @@ test-property: install ## Laws, checked by hypothesis
 test-contract: install ## Golden files and conformance suites
 	@$(PYTEST) tests/contract
 
+.PHONY: test-npm
+test-npm: install ## Install the official npm SDKs (pinned, by integrity) and compare their usage with ours; skips without node
+	@if command -v npm >/dev/null; then \
+	  npm ci --prefix tests/contract/npm --ignore-scripts --no-audit --no-fund --loglevel=error \
+	    || echo "test-npm: npm could not install the packages; their tests are skipped" >&2; \
+	else echo "test-npm: there is no npm; its tests are skipped" >&2; fi
+	@$(PYTEST) -rs tests/contract/test_npm_usage.py
+
 .PHONY: test-stream
 test-stream: install ## Stream processors and the exchange, driven in memory
 	@$(PYTEST) tests/stream
