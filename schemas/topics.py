@@ -52,7 +52,7 @@ class Topic:
 
 USAGE = Topic(
     "usage", True, False, 7 * DAY_MS, "none; explicit partition by organisation", "usage records", "msgpack",
-    "usage.LogRecord", "ingress, meter (evictions)", "meter, history",
+    "usage.LogRecord", "ingress, meter (evictions), enforcer (corrections of costs)", "meter, history",
     "One record per replica, tick and partition: in-flight gauges, acknowledged fence, many events.",
     log_append_time=True,
 )  # fmt: skip
