@@ -19,6 +19,7 @@ from ingress.adapters.driver import IdSource, Services, wall_clock_ms
 from ingress.adapters.governance import Governance
 from ingress.adapters.http import application
 from ingress.adapters.provider_pool import ProviderPool
+from ingress.adapters.safety import Safety
 from ingress.adapters.server import HttpServer
 from ingress.adapters.targets import TargetBook
 from ingress.adapters.waiting import Waiting
@@ -40,8 +41,15 @@ from ingress.telemetry import (
     STALENESS,
     UNDER_WAY,
     UNSENT,
+    UNSYNCED,
     WAITING,
+    WAL_AGE,
+    WAL_ALARM,
     WAL_BYTES,
+    WAL_DROPPED,
+    WAL_FOLDED,
+    WAL_FULL,
+    WAL_MAX,
     Reading,
     registry,
     request_logger,
@@ -49,8 +57,8 @@ from ingress.telemetry import (
 from schemas.published import DRAIN_S, LEASE_MS, OVERSHOOT_BOUND, PROPAGATION_P99_MS, SELF_FENCE_MS
 from schemas.rows import Measure
 
-FLUSH_S = 10.0
-"""How long a stopping replica goes on trying to send what is journalled; what is left is sent by its next run."""
+LEFT = 3
+"""Exit code of a clean stop that has left events on the log: its next run sends them."""
 WATCH_S = 0.02
 _log = structlog.get_logger("ingress")
 
@@ -66,6 +74,7 @@ class Ingress:
         self.stats = Stats()
         self._context = Context(settings.instance, settings.kafka.partitions, self.stats, IdSource())
         self._context.target_of = TargetBook(settings.simulated_url)
+        self._safety = Safety.of(settings)
         self._governance = Governance(
             settings.kafka,
             settings.instance,
@@ -73,7 +82,11 @@ class Ingress:
             now_ms=wall_clock_ms,
             on_resolver=self._policy_in_force,
             on_fault=self._fault,
+            safety=self._safety,
         )
+        self._governance.spool.on_problem = self._spool_changed
+        if (syncer := self._governance.journal.log.syncer) is not None:
+            self.stats.syncs = syncer.latencies
         self.stats.laps = self._governance.laps.spreads
         self._pool = ProviderPool()
         self._waiting = Waiting(self._governance.registry.waiting, wall_clock_ms)
@@ -89,7 +102,7 @@ class Ingress:
         )
         self._server = HttpServer(application(self, registry(self.stats, self._readings)), services, settings)
         self._opener: asyncio.Task[None] | None = None
-        self._is_stopping = False
+        self._is_open = self._is_stopping = False
 
     async def start(self) -> None:
         """Listen and begin to get ready; OSError if the port is taken."""
@@ -99,8 +112,8 @@ class Ingress:
         await self._server.start()
         _log.info("listening", instance=self._settings.instance, host=self._settings.host, port=self._server.port)
 
-    async def stop(self) -> None:
-        """Drain, send what is journalled, end the epoch."""
+    async def stop(self) -> bool:
+        """Drain, send what is journalled, end the epoch; True if the broker has everything."""
         self._is_stopping = True
         if self._opener is not None:
             self._opener.cancel()
@@ -109,8 +122,9 @@ class Ingress:
         await self._server.stop()
         self._pool.abort()
         await self._pool.close()
-        is_clean = await self._governance.stop(FLUSH_S)
+        is_clean = await self._governance.stop(self._settings.flush_s)
         _log.info("stopped", everything_sent=is_clean, unsent_events=self._governance.journal.unsent_events)
+        return is_clean
 
     async def _open_when_ready(self) -> None:
         """Admit requests once everything is there; from then on each partition's own state decides."""
@@ -119,10 +133,18 @@ class Ingress:
             context.closed = self._governance.problem
             await asyncio.sleep(WATCH_S)
         context.closed = ""
+        self._is_open = True
         _log.info("ready", epoch=self._governance.journal.epoch, policy=self.policy_version)
 
     def _policy_in_force(self, resolver: Resolver) -> None:
         self._context.resolver = resolver
+
+    def _spool_changed(self) -> None:
+        """Refuse what is new while there is no room for its events; what was admitted goes on."""
+        context, problem = self._context, self._governance.spool.problem
+        context.closed_reason = "spool_full" if problem else "not_ready"
+        if problem or self._is_open:
+            context.closed = problem
 
     def _fault(self, error: BaseException) -> None:
         if not self.failed.done():
@@ -154,7 +176,7 @@ class Ingress:
     def status(self) -> dict[str, Any]:
         """Return the state of this replica."""
         governance, pool, journal = self._governance, self._pool, self._governance.journal
-        waiting = self.waiting()
+        spool, waiting = governance.spool, self.waiting()
         return {
             "instance": self._settings.instance,
             "ready": not waiting,
@@ -175,7 +197,17 @@ class Ingress:
                 for shard, staleness_ms in zip(governance.registry.shards, governance.staleness_ms(), strict=True)
             ],
             "wal": {
-                "bytes": journal.wal_bytes,
+                "bytes": spool.size,
+                "max_bytes": spool.max_bytes,
+                "alarm": spool.alarm,
+                "full": bool(spool.problem),
+                "oldest_s": spool.oldest_ms // 1000,
+                "folded_events": spool.folded_events,
+                "dropped_decisions": spool.dropped_decisions,
+                "fsync": self._safety.fsync,
+                "power_loss_may_take": self._safety.power_loss,
+                "unsynced_bytes": self._unsynced_bytes(),
+                "fsync_worst_ms": round(self.stats.syncs.worst_ms, 3),
                 "unsent_events": journal.unsent_events,
                 "open_admissions": journal.open_admissions,
                 "replayed": governance.sender.has_replayed,
@@ -215,7 +247,7 @@ class Ingress:
         for (rule, measure), amount in bounds_by_rule(governance.registry.may_miss()).items():
             yield BOUND, (rule, measure), amount / 1e9 if measure == Measure.COST else amount
         yield ROWS, (), sum(len(shard.rows) for shard in governance.registry.shards)
-        yield WAL_BYTES, (), journal.wal_bytes
+        yield from self._wal_readings()
         yield UNSENT, (), journal.unsent_events
         yield CONNECTIONS, ("idle",), pool.idle_connections
         yield CONNECTIONS, ("busy",), pool.open_connections - pool.idle_connections
@@ -223,6 +255,22 @@ class Ingress:
         yield OPENED, (), pool.opened_total
         yield REUSED, (), pool.reused_total
         yield RETRIED, (), pool.retried_total
+
+    def _wal_readings(self) -> Iterator[Reading]:
+        spool = self._governance.spool
+        yield WAL_BYTES, (), spool.size
+        yield WAL_MAX, (), spool.max_bytes
+        yield WAL_AGE, (), spool.oldest_ms / 1000
+        yield WAL_ALARM, (), float(bool(spool.alarm))
+        yield WAL_FULL, (), float(bool(spool.problem))
+        yield WAL_FOLDED, (), spool.folded_events
+        yield WAL_DROPPED, (), spool.dropped_decisions
+        yield UNSYNCED, (), self._unsynced_bytes()
+
+    def _unsynced_bytes(self) -> int:
+        journal = self._governance.journal
+        syncer = journal.log.syncer
+        return journal.wal_bytes if syncer is None else syncer.unsynced_bytes
 
 
 async def run(settings: IngressSettings, stopping: asyncio.Event) -> int:
@@ -244,6 +292,5 @@ async def run(settings: IngressSettings, stopping: asyncio.Event) -> int:
             async with asyncio.timeout(1):
                 await ingress.stop()
         return 1
-    _log.info("stopping", drain_s=settings.drain_s)
-    await ingress.stop()
-    return 0
+    _log.info("stopping", drain_s=settings.drain_s, flush_s=settings.flush_s)
+    return 0 if await ingress.stop() else LEFT

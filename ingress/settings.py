@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from schemas.connection import KafkaConnection
 from schemas.published import DRAIN_S, MOST_DRAINS
 
+FLUSH_S = 5
+Fsync = Literal["none", "interval", "always"]
 RequestLog = Literal["off", "errors", "refusals", "all"]
 
 
@@ -46,6 +48,19 @@ class IngressSettings(BaseSettings):
     estimated."""
     upload_s: int = Field(default=120, ge=1, le=3_600)
     """How long a request may take to arrive, head and body together; then it is refused with 408."""
+    flush_s: int = Field(default=FLUSH_S, ge=0, le=3_600)
+    """How long a stopping replica then goes on sending what the broker does not have; the rest stays on its log, for
+    its next run or `tollway spool replay`, and the exit code is 3. All of a stop takes `drain_s` + `flush_s` + 5 s at
+    most."""
+    fsync: Fsync = "none"
+    """When the log is synced: never by itself, at intervals, or before anybody is told of what is on it."""
+    fsync_ms: int = Field(default=100, ge=50, le=200)
+    """The interval."""
+    spool_max_bytes: int = Field(default=2 * 1024**3, ge=4 * 1024**2)
+    """How much of the log may wait for the broker. An alarm from 80 % on, sums instead of single events from 90 % on,
+    503 at all of it. Two files of reserve, 16 MiB or a sixteenth of this each, are kept beside it."""
+    spool_max_age_s: int = Field(default=24 * 3_600, ge=1)
+    """Events that wait for longer are an alarm."""
     tls_cert_file: Path | None = None
     """Certificate to serve TLS with; without it, plain HTTP."""
     tls_key_file: Path | None = None

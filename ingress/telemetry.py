@@ -5,6 +5,7 @@ The hot path counts into plain integers (`core.stats`); they become metrics when
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -67,6 +68,21 @@ BOUND = Described(
 )  # fmt: skip
 ROWS = Described("rows", "gauge", (), "Rows in use.")
 WAL_BYTES = Described("wal_bytes", "gauge", (), "Bytes of the write-ahead log on disk.")
+WAL_MAX = Described("wal_max_bytes", "gauge", (), "How large the write-ahead log may become.")
+WAL_AGE = Described(
+    "wal_oldest_seconds", "gauge", (), "How long the oldest event may have been waiting for the broker."
+)
+WAL_ALARM = Described("wal_alarm", "gauge", (), "1 while the write-ahead log is near its bound, or old.")
+WAL_FULL = Described("wal_full", "gauge", (), "1 while nothing is admitted because the write-ahead log is full.")
+WAL_FOLDED = Described("wal_folded_events", "counter", (), "Events that became sums because the log was nearly full.")
+WAL_DROPPED = Described(
+    "wal_dropped_decisions", "counter", (), "Decisions that were given up because the log was nearly full."
+)
+UNSYNCED = Described(
+    "wal_unsynced_bytes", "gauge", (), "Bytes of the write-ahead log that a loss of power may take; all of them where "
+    "nothing is synced.",
+)  # fmt: skip
+FSYNC = Described("wal_fsync_seconds", "histogram", (), "How long syncs of the write-ahead log took.")
 UNSENT = Described("unsent_events", "gauge", (), "Events on the write-ahead log that the broker has not acknowledged.")
 CONNECTIONS = Described("provider_connections", "gauge", ("state",), "Connections to providers.")
 WAITING = Described("provider_waiting", "gauge", (), "Requests that wait for a connection to a provider.")
@@ -82,7 +98,8 @@ RETRIED = Described("provider_stale_connections", "counter", (), "Requests sent 
 CATALOGUE = (
     REQUESTS, DURATION, FIRST_BYTE, SOURCES, ODD_USAGE, TOKENS, IN_FLIGHT, BUGS, READY, POLICY_VERSION, EPOCH,
     STALENESS, ROWS, WAL_BYTES, UNSENT, CONNECTIONS, WAITING, OPENED, REUSED, RETRIED, ACTIONS, HELD, WAITED,
-    PROPAGATION, UNDER_WAY, BOUND, DRAINING, DRAINS,
+    PROPAGATION, UNDER_WAY, BOUND, DRAINING, DRAINS, WAL_MAX, WAL_AGE, WAL_ALARM, WAL_FULL, WAL_FOLDED, WAL_DROPPED,
+    UNSYNCED, FSYNC,
 )  # fmt: skip
 
 Reading = tuple[Described, tuple[str, ...], float]
@@ -117,6 +134,15 @@ class _Ingress(Collector):
         yield _histogram(FIRST_BYTE, self._stats.first_bytes)
         yield _histogram(WAITED, self._stats.waits)
         yield _histogram(PROPAGATION, self._stats.laps)
+        yield self._syncs()
+
+    def _syncs(self) -> HistogramMetricFamily:
+        family = HistogramMetricFamily(PREFIX + FSYNC.name, FSYNC.help)
+        syncs = self._stats.syncs
+        bounds = [*(str(bound / 1000) for bound in syncs.bounds_ms), "+Inf"]
+        totals = map(float, itertools.accumulate(syncs.buckets))
+        family.add_metric([], list(zip(bounds, totals, strict=True)), syncs.sum_ms / 1000)
+        return family
 
     def _counted(self) -> Iterator[Reading]:
         stats = self._stats

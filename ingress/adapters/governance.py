@@ -10,18 +10,22 @@ import structlog
 
 from ingress.adapters.epochs import StateDir
 from ingress.adapters.journal import Journal
+from ingress.adapters.leftover import left_behind
 from ingress.adapters.producer import Producer
-from ingress.adapters.recovery import Backlog
+from ingress.adapters.reserve import LOG, Reserve
+from ingress.adapters.safety import DEFAULT_SAFETY, Safety
 from ingress.adapters.sender import Sender
+from ingress.adapters.spool import Spool
 from ingress.adapters.views import Views
-from ingress.adapters.wal import SEGMENT_BYTES, Wal, find_segments
+from ingress.adapters.wal import Wal
 from ingress.core.admission import Registry
 from ingress.core.laps import Laps
 from ingress.core.resolver import Resolver
 from schemas.connection import KafkaConnection
-from schemas.errors import ConfigError
 from schemas.topics import DECISIONS, USAGE, topic_name
 
+CLOSE_S = 4.0
+"""How long connections to the broker may take to close."""
 _log = structlog.get_logger("ingress.governance")
 
 
@@ -37,7 +41,8 @@ class Governance:
         now_ms: Callable[[], int],
         on_resolver: Callable[[Resolver], None],
         on_fault: Callable[[BaseException], None],
-        segment_bytes: int = SEGMENT_BYTES,
+        safety: Safety = DEFAULT_SAFETY,
+        segment_bytes: int = 0,
     ) -> None:
         """Open the log and read what earlier runs left.
 
@@ -48,7 +53,8 @@ class Governance:
             now_ms: the wall clock.
             on_resolver: called with each policy that comes into force.
             on_fault: called when the process has to stop: the log cannot be written, or a task has failed.
-            segment_bytes: size of the log's files.
+            safety: how safe the log is, and how large it may become.
+            segment_bytes: size of the log's files; 0: as the bound suggests.
 
         Raises:
             ConfigError: another process uses `state_dir`, or it belongs to a deployment with other partitions.
@@ -59,9 +65,7 @@ class Governance:
         self.instance = instance
         self.rejoins = 0
         try:
-            backlogs = [Backlog(segments) for segments in find_segments(self._state_dir.wal).values()]
-            for backlog in backlogs:
-                _check_partitions(backlog, connection.partitions, state_dir)
+            backlogs = left_behind(self._state_dir.wal, connection.partitions, safety.bound.max_bytes)
             epoch = self._state_dir.next_epoch(now_ms() // 1000)
         except BaseException:
             self._state_dir.release()
@@ -70,8 +74,12 @@ class Governance:
         self.registry = Registry(connection.partitions)
         self.laps = Laps(connection.partitions)
         self.producer = Producer(connection, instance)
-        wal = Wal(self._state_dir.wal, epoch, segment_bytes)
-        self.journal = Journal(wal, self.registry, instance, epoch, on_fault=on_fault)
+        wal = Wal(self._state_dir.wal, epoch, segment_bytes or safety.segment_bytes)
+        reserve = Reserve(self._state_dir.wal, wal.segment_bytes)
+        self.journal = Journal(
+            wal, self.registry, instance, epoch, on_fault=on_fault, syncer=safety.syncer_of(wal, on_fault),
+            take_reserve=lambda: reserve.take(LOG),
+        )  # fmt: skip
         self.sender = Sender(
             self.journal,
             self.registry,
@@ -83,6 +91,15 @@ class Governance:
             on_fault=on_fault,
             laps=self.laps,
         )
+        self.spool = Spool(
+            self.journal,
+            safety.bound,
+            reserve,
+            backlog_bytes=lambda: self.sender.replay.size,
+            backlog_since_ms=lambda: 0 if self.sender.replay.is_done else self.sender.replay.since_ms,
+            now_ms=now_ms,
+        )
+        self.sender.on_watch = self.spool.look
         self.journal.on_dirty = self.sender.note_dirty
         self.registry.waiting.on_want = self.sender.note_urgent
 
@@ -137,7 +154,7 @@ class Governance:
     @property
     def problem(self) -> str:
         """Why this replica is not ready; empty if it is."""
-        if problem := self.views.problem:
+        if problem := self.views.problem or self.spool.problem:
             return problem
         if self.registry.is_failing(self._now_ms()):
             gone = next(shard.missing for shard in self.registry.shards if shard.missing is not None)
@@ -156,19 +173,15 @@ class Governance:
         if self._starter is not None:
             self._starter.cancel()
             await asyncio.gather(self._starter, return_exceptions=True)
+        await self.spool.stop()
         is_clean = await self.sender.stop(deadline_s)
-        await self.views.stop()
-        await self.producer.stop()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self.views.stop()
+                await self.producer.stop()
+        except TimeoutError:
+            _log.info("connections_left_behind")
         self.journal.close(delete=is_clean)
+        self.spool.close()
         self._state_dir.release()
         return is_clean
-
-
-def _check_partitions(backlog: Backlog, partitions: int, state_dir: Path) -> None:
-    if backlog.partitions not in (0, partitions):
-        raise ConfigError(
-            [
-                f"kafka.partitions: {partitions}: the log of an earlier run in {state_dir} has {backlog.partitions}; "
-                "partitions are fixed for the life of a deployment, so set it to that"
-            ]
-        )

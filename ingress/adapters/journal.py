@@ -12,19 +12,17 @@ end: a reserve takes what is under way to its end (`spool` sees to the rest). Kn
 from __future__ import annotations
 
 import asyncio
-import errno
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
 
 from ingress.adapters.compaction import Folded
 from ingress.adapters.lane import Lane, Memory, Outbox
+from ingress.adapters.log import Log
 from ingress.adapters.marks import ID, NO_GAUGES, Checkpoint, Cut, EpochState, Outgoing, encode, tell
-from ingress.adapters.syncer import Syncer, sync
+from ingress.adapters.syncer import Syncer
 from ingress.adapters.wal import ADMITTED, CHECKPOINT, CUT, DECISION, EVENT, Head, Segment, Wal
 from ingress.core.admission import Registry
 from schemas.codec import DECISIONS_HEADER, encode_record
@@ -33,8 +31,6 @@ from schemas.published import MAX_EVENTS_PER_RECORD
 from schemas.usage import Batch, Totals, Want
 
 MEMORY_BYTES = 32 * 1024 * 1024
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What a write says of a disk that is full, or of a quota that is."""
 
 
 class _Open:
@@ -83,14 +79,10 @@ class Journal:
         """
         self.instance = instance
         self.on_dirty = on_dirty
-        self.on_fault = on_fault
         self.on_roll: Callable[[], None] = _nothing
         """Called when a segment was closed and another begun."""
-        self.on_no_room: Callable[[], None] = _nothing
-        """Called when the disk was full and a reserve was taken."""
         self.wal = wal
-        self.syncer = syncer
-        self._take_reserve = take_reserve
+        self.log = Log(wal, syncer, take_reserve, self._first, self._ends, on_fault)
         self._registry = registry
         self._memory = Memory(memory_bytes)
         partitions = range(len(registry.shards))
@@ -105,13 +97,10 @@ class Journal:
         self._closed = ""
         self._is_kept = False
         """Whether no segment may be deleted: they are being folded, or others are being deleted."""
-        self.is_rolling = False
-        """Whether what comes waits for the next segment, because all of this one is synced first."""
-        self._rolled: asyncio.Event | None = None
         self.epoch = epoch
         self.cuts = 0
         """Records cut."""
-        self._begin_segment()
+        self.log.begin()
 
     # ------------------------------------------------------------------------------------------------- the path
 
@@ -120,8 +109,8 @@ class Journal:
 
         `decisions` are encoded, and about the way to the admission.
         """
-        if self._closed:
-            raise JournalClosed(f"the journal is closed: {self._closed}")
+        if self._closed or self.log.fault:
+            raise JournalClosed(f"the journal is closed: {self.log.fault or self._closed}")
         self._open[event[ID]] = _Open(partition, event, self.wal.segments[-1])
         if decisions:
             self._decide(partition, decisions)
@@ -134,8 +123,8 @@ class Journal:
 
         Call `Hold.settle` in the same step, without awaiting anything in between.
         """
-        if self._closed:
-            raise JournalClosed(f"the journal is closed: {self._closed}")
+        if self._closed or self.log.fault:
+            raise JournalClosed(f"the journal is closed: {self.log.fault or self._closed}")
         self._open.pop(event[ID], None)
         heads, lane = self._heads[partition], self.lanes[partition]
         lane.events.add(event)
@@ -160,13 +149,14 @@ class Journal:
         self._thens.append(then)
 
     def _flush(self) -> None:
-        if self.is_rolling:
+        log = self.log
+        if log.is_rolling:
             return
         parts, self._parts = self._parts, []
         thens, self._thens = self._thens, []
         dirty, self._dirty = self._dirty, set()
-        start = self._append(b"".join(parts))
-        wal, syncer = self.wal, self.syncer
+        start = log.append(b"".join(parts))
+        wal, syncer = self.wal, log.syncer
         for partition in dirty:
             lane = self.lanes[partition]
             lane.events.publish(wal.segments, start)
@@ -178,28 +168,12 @@ class Journal:
         else:
             _run_all(thens)
         if wal.is_full:
-            self._end_segment()
+            log.roll(self._rolled)
 
-    def _append(self, data: bytes, *, is_said: bool = False) -> int:
-        """Write frames; return where they begin in the last segment.
-
-        `is_said`: a checkpoint that is made now says the same, so they are not needed behind one.
-        """
-        try:
-            start = self.wal.append(data)
-        except OSError as error:
-            if error.errno not in NO_ROOM or not self._use_reserve():
-                self._fail(f"{self.wal.segments[-1].path} cannot be written: {error}", error)
-            start = self._append(data) if not is_said else 0
-            self.on_no_room()
-        if self.syncer is not None:
-            self.syncer.wrote(len(data))
-        return start
-
-    def _fail(self, why: str, error: OSError) -> NoReturn:
-        self._closed = why
-        self.on_fault(error)
-        raise error
+    def _rolled(self) -> None:
+        if self._thens:
+            self._flush()
+        self.on_roll()
 
     # --------------------------------------------------------------------------------------------------- records
 
@@ -227,7 +201,7 @@ class Journal:
         )  # fmt: skip
         lane.carried = len(events)
         note = encode(cut)
-        self._append(self._heads[partition][3].frame(note) + note, is_said=True)
+        self.log.append(self._heads[partition][3].frame(note) + note, is_said=True)
         crash_here("ingress.cut_noted")
         self.cuts += 1
         batch = Batch(
@@ -240,7 +214,7 @@ class Journal:
         """Take that the broker has the partition's record in flight; delete what is not needed any more."""
         crash_here("ingress.produced")
         self.lanes[partition].acknowledged()
-        if len(self.wal.segments) > 1 and not self._parts and not self._is_kept and not self.is_rolling:
+        if len(self.wal.segments) > 1 and not self._parts and not self._is_kept and not self.log.is_rolling:
             self._tidy()  # not while there are parts: a request may end between two places
 
     def take_decisions(self, partition: int) -> bytes | None:
@@ -261,14 +235,8 @@ class Journal:
                 lane.epochs.pop()  # it was never told to anybody
             lane.epochs.append(EpochState(epoch, 0, Totals()))
             self._registry.rejoin(lane.partition)
-        self._append(self._checkpoint(), is_said=True)
-
-    async def until_rolled(self) -> None:
-        """Return once records can be cut: not while a segment is being closed."""
-        while self.is_rolling:
-            if self._rolled is None:
-                self._rolled = asyncio.Event()
-            await self._rolled.wait()
+        if not self.log.is_rolling:  # else the next segment begins with it
+            self.log.append(self._first(), is_said=True)
 
     def must_sync(self, partition: int) -> bool:
         """Whether the record that was cut last may be sent only after a sync.
@@ -276,7 +244,8 @@ class Journal:
         A cut that power loss takes away is cut again. Where all the events that were there are in it, what could come
         out otherwise the second time is younger than the cut, and is taken away as well.
         """
-        return self.syncer is not None and (self.syncer.is_always or self.lanes[partition].events.waiting > 0)
+        syncer = self.log.syncer
+        return syncer is not None and (syncer.is_always or self.lanes[partition].events.waiting > 0)
 
     # -------------------------------------------------------------------------------------------------- segments
 
@@ -316,68 +285,18 @@ class Journal:
     def close(self, delete: bool) -> None:
         """End the journal; with `delete` everything in it has been acknowledged, a final record too."""
         self.seal()
-        if self.syncer is not None:
-            self.syncer.close()
-        self.wal.close(delete)
+        self.log.close(delete)
 
     def checkpoint(self) -> Checkpoint:
         """Return the state as it is now."""
         return Checkpoint(self.instance, self.epoch, [lane.state for lane in self.lanes])
 
-    def _checkpoint(self) -> bytes:
+    def _first(self) -> bytes:
         state = encode(self.checkpoint())
         return self._checkpoint_head.frame(state) + state
 
-    def _begin_segment(self) -> None:
-        """Begin a segment, in a reserve if need be; OSError if that fails."""
-        if self.wal.segments:
-            self.wal.segments[-1].ends = [(lane.events.written, lane.decisions.written) for lane in self.lanes]
-        first = self._checkpoint()
-        try:
-            self.wal.begin_segment(first)
-        except OSError as error:
-            reserve = self._take_reserve() if error.errno in NO_ROOM else None
-            if reserve is None:
-                raise
-            self.wal.begin_segment(first, reserve)
-            self.on_no_room()
-        if self.syncer is not None:
-            self.syncer.began_segment()
-            self.syncer.wrote(len(first))
-
-    def _use_reserve(self) -> bool:
-        """Go on in a reserve, whatever room the current segment would have; False if there is none."""
-        reserve = self._take_reserve()
-        if reserve is None:
-            return False
-        if self.syncer is not None:
-            sync(os.dup(self.wal.descriptor))
-        self.wal.segments[-1].ends = [(lane.events.written, lane.decisions.written) for lane in self.lanes]
-        self.wal.begin_segment(self._checkpoint(), reserve)
-        if self.syncer is not None:
-            self.syncer.began_segment()
-        return True
-
-    def _end_segment(self) -> None:
-        """Begin a new segment; one that is to be synced is so before: a log never lacks something in its middle."""
-        if self.syncer is None:
-            self._roll()
-        elif not self.is_rolling:
-            self.is_rolling = True
-            self.syncer.after(self._roll)
-
-    def _roll(self) -> None:
-        self.is_rolling = False
-        try:
-            self._begin_segment()
-        except OSError as error:
-            self._fail(f"{self.wal.directory}: no new segment: {error}", error)
-        if self._rolled is not None:
-            self._rolled.set()
-            self._rolled = None
-        if self._thens:
-            self._flush()
-        self.on_roll()
+    def _ends(self) -> list[tuple[int, int]]:
+        return [(lane.events.written, lane.decisions.written) for lane in self.lanes]
 
     def _tidy(self) -> None:
         """Delete leading segments of which all is acknowledged; admissions that go on are carried over first."""
@@ -392,12 +311,9 @@ class Journal:
             if admission.segment in segments[:done]:
                 admission.segment = segments[-1]
                 parts += [self._heads[admission.partition][0].frame(admission.event), admission.event]
-        self._append(b"".join(parts))
-        if self.syncer is None:
-            self._drop(done)
-        else:
-            self._is_kept = True
-            self.syncer.after(functools.partial(self._drop, done))
+        self.log.append(b"".join(parts))
+        self._is_kept = True
+        self.log.after_sync(functools.partial(self._drop, done))
 
     def _drop(self, count: int) -> None:
         self._is_kept = False
@@ -408,7 +324,7 @@ class Journal:
 
     def hold(self) -> list[Segment]:
         """Let what waits be folded: return the segments that are closed, and leave everything in them as it is."""
-        if self._is_kept or self.is_rolling or self._parts or len(self.wal.segments) < 2:
+        if self._is_kept or self.log.is_rolling or self._parts or len(self.wal.segments) < 2:
             return []
         self._is_kept = True
         for lane in self.lanes:

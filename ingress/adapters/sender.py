@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from ingress.adapters.journal import Journal, encode_decision_batch
+from ingress.adapters.journal import Journal
 from ingress.adapters.marks import Outgoing
 from ingress.adapters.recovery import Backlog
+from ingress.adapters.replay import Deliverer, Replay
 from ingress.core.admission import Registry
 from ingress.core.laps import Laps
 from schemas.published import HEARTBEAT_MS, MAX_EVENTS_PER_RECORD, SELF_FENCE_MS, TICK_MS
@@ -26,13 +27,6 @@ GATHER_S = 0.002
 WATCH_S = 0.25
 SWEEP_EVERY = 20
 _log = structlog.get_logger("ingress.sender")
-
-
-class Deliverer(Protocol):
-    """What brings records to the broker."""
-
-    async def deliver(self, topic: str, partition: int, value: bytes) -> int:
-        """Return the record's offset once the broker has it (-1 if it had it already); waits as long as it takes."""
 
 
 class _Clockwork:
@@ -81,8 +75,7 @@ class Sender:
         self._registry = registry
         self._producer = producer
         self._usage, self._decisions = usage_topic, decisions_topic
-        self._backlogs = backlogs
-        self._replaying = [len(registry.shards)] * len(backlogs)
+        self.replay = Replay(backlogs, producer, usage_topic, decisions_topic, len(registry.shards), now_ms)
         self._now_ms = now_ms
         self._on_fault = on_fault
         self._laps = laps
@@ -91,9 +84,10 @@ class Sender:
         self._clocks: list[_Clockwork] = []
         self._is_stopping = False
         self._ends_epoch = False
+        self.on_watch: Callable[[], None] = _nothing
+        """Called some times a second."""
         self.policy_version = 0
         self.sent_records = 0
-        self.replayed_records = 0
         for partition in range(len(registry.shards)):
             registry.attach(partition, 0)
 
@@ -139,7 +133,7 @@ class Sender:
     @property
     def has_replayed(self) -> bool:
         """Whether everything that earlier runs had left is with the broker."""
-        return not any(self._replaying)
+        return self.replay.is_done
 
     async def stop(self, deadline_s: float) -> bool:
         """Send what is journalled and end the epoch, within `deadline_s`; True if nothing is left on the log.
@@ -167,7 +161,7 @@ class Sender:
     # ---------------------------------------------------------------------------------------------------- a lane
 
     async def _lane(self, partition: int) -> None:
-        await self._replay(partition)
+        await self.replay.run(partition)
         lane, clock = self._journal.lanes[partition], self._clocks[partition]
         loop = asyncio.get_running_loop()
         while True:
@@ -184,12 +178,15 @@ class Sender:
             await clock.due.wait()
             heartbeat.cancel()
         if self._ends_epoch:
+            await self._journal.log.until_rolled()
             await self._deliver(partition, self._journal.cut(partition, self._now_ms(), self.policy_version, True))
             self._journal.acknowledged(partition)
 
     async def _send(self, partition: int) -> None:
         """Send one record, and the decisions that wait."""
         journal, clock = self._journal, self._clocks[partition]
+        if journal.log.is_rolling:
+            await journal.log.until_rolled()
         clock.due.clear()
         clock.is_ticking = False
         now_ms = self._now_ms()
@@ -208,22 +205,12 @@ class Sender:
             journal.decisions_acknowledged(partition)
 
     async def _deliver(self, partition: int, record: Outgoing) -> int:
+        syncer = self._journal.log.syncer
+        if syncer is not None and self._journal.must_sync(partition):
+            await syncer.wait()
         offset = await self._producer.deliver(self._usage, partition, record.value)
         self.sent_records += 1
         return offset
-
-    async def _replay(self, partition: int) -> None:
-        """Send what earlier runs had not sent; delete the log of each when the last partition is through."""
-        for index, backlog in enumerate(self._backlogs):
-            if partition < backlog.partitions:
-                for record in backlog.records(partition, self._now_ms()):
-                    await self._deliver(partition, record)
-                    self.replayed_records += 1
-                for decisions in backlog.decisions(partition):
-                    await self._producer.deliver(self._decisions, partition, encode_decision_batch(decisions))
-            self._replaying[index] -= 1
-            if not self._replaying[index]:
-                backlog.delete()
 
     # ------------------------------------------------------------------------------------------------- the watch
 
@@ -237,6 +224,7 @@ class Sender:
                 if loop.time() - clock.acked_at > SELF_FENCE_MS / 1000:
                     self._registry.attach(partition, 0)
             self._registry.look_for_failures(self._now_ms())
+            self.on_watch()
             rounds += 1
             if rounds % SWEEP_EVERY == 0:
                 self._registry.sweep(self._now_ms())
@@ -250,3 +238,7 @@ class Sender:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("sender_failed", task=task.get_name(), fault=f"{type(error).__name__}: {error}")
             self._on_fault(error)
+
+
+def _nothing() -> None:
+    """Do nothing."""

@@ -71,11 +71,13 @@ class Spool:
         """What somebody should look at; empty if nothing."""
         self.problem = ""
         """Why nothing new may be admitted; empty if it may."""
+        self.on_problem: Callable[[], None] = nothing
+        """Called when there is a problem, and when it is over."""
         self.folds = 0
         self.folded_events = 0
         """Events that are told as sums only."""
         self.dropped_decisions = 0
-        journal.on_roll = journal.on_no_room = self.look
+        journal.on_roll = journal.log.on_no_room = self.look
         reserve.fill()
 
     @property
@@ -124,11 +126,14 @@ class Spool:
             alarm = f"{held}, of {self._bound.max_bytes / 2**20:,.0f} MiB that may"
         if not alarm and self.oldest_ms > self._bound.max_age_s * 1000:
             alarm = f"events wait for the broker for more than {self._bound.max_age_s:,} s"
-        if bool(problem) != bool(self.problem):
+        is_other = bool(problem) != bool(self.problem)
+        if is_other:
             _log.error("spool_full" if problem else "spool_has_room", why=problem, bytes=size)
         elif bool(alarm) != bool(self.alarm):
             _log.warning("spool_alarm" if alarm else "spool_alarm_over", why=alarm, bytes=size)
         self.problem, self.alarm = problem, alarm
+        if is_other:
+            self.on_problem()
 
     async def _fold(self) -> None:
         """Fold all closed segments."""
@@ -156,7 +161,7 @@ class Spool:
             return
         replaced = self._journal.take_folded(len(task.segments), folded)
         self._count(folded, before)
-        syncer = self._journal.syncer
+        syncer = self._journal.log.syncer
         if syncer is not None:
             syncer.began_segment()  # the new name before the old ones go
             await syncer.wait()
@@ -177,7 +182,14 @@ class Spool:
         self._is_stopping = True
         if self._folding is not None:
             await asyncio.gather(self._folding, return_exceptions=True)
+
+    def close(self) -> None:
+        """Give back the reserve: nothing is written any more."""
         self._reserve.give_up()
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 def delete(replaced: list[Path]) -> None:

@@ -9,27 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-BOUNDS_MS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 1_000)
-
-
-class Latencies:
-    """How long syncs took."""
-
-    def __init__(self) -> None:
-        self.buckets = [0] * (len(BOUNDS_MS) + 1)
-        self.sum_ms = 0.0
-        self.worst_ms = 0.0
-
-    def add(self, took_ms: float) -> None:
-        """Count one."""
-        self.buckets[bisect_left(BOUNDS_MS, took_ms)] += 1
-        self.sum_ms += took_ms
-        self.worst_ms = max(self.worst_ms, took_ms)
+from ingress.core.stats import Syncs
 
 
 class Syncer:
@@ -50,7 +34,7 @@ class Syncer:
         """
         self.is_always = always
         self.unsynced_bytes = 0
-        self.latencies = Latencies()
+        self.latencies = Syncs()
         self._directory = directory
         self._descriptor = descriptor
         self._on_fault = on_fault

@@ -23,6 +23,24 @@ class Spread:
         self.sum_ms += value_ms
 
 
+class Syncs:
+    """How long syncs of the log took."""
+
+    __slots__ = ("bounds_ms", "buckets", "sum_ms", "worst_ms")
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.bounds_ms = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 1_000)
+        self.buckets = [0] * (len(self.bounds_ms) + 1)
+        self.sum_ms = self.worst_ms = 0.0
+
+    def add(self, took_ms: float) -> None:
+        """Count one."""
+        self.buckets[bisect_left(self.bounds_ms, took_ms)] += 1
+        self.sum_ms += took_ms
+        self.worst_ms = max(self.worst_ms, took_ms)
+
+
 class Stats:
     """What has happened since the start of the process."""
 
@@ -48,6 +66,7 @@ class Stats:
         """How long records took through the whole loop, by what they carried."""
         self.waiting = 0
         """Requests that wait at the cap."""
+        self.syncs = Syncs()
         self.odd: dict[str, int] = {}
         """Answers whose usage was odd, by flag."""
         self.draining = 0

@@ -104,7 +104,7 @@ async def test_a_failed_write_stops_everything(tmp_path: Path, monkeypatch: pyte
     journal = journal_of(tmp_path)
     told: list[int] = []
     faults: list[BaseException] = []
-    journal.on_fault = faults.append
+    journal.log._on_fault = faults.append
 
     def full(file: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
@@ -373,7 +373,7 @@ async def test_a_disk_that_is_full_when_a_segment_ends_stops_everything(
     journal = journal_of(tmp_path, segment_bytes=200)
     told: list[int] = []
     faults: list[BaseException] = []
-    journal.on_fault = faults.append
+    journal.log._on_fault = faults.append
 
     def full(path: Path, flags: int, mode: int) -> int:
         raise OSError(28, "No space left on device")
