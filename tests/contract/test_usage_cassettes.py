@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingress.core.counts import MAX_TOKENS
 from ingress.core.protocols import OPERATIONS
+from schemas.flags import ODD
 from tests.contract.cassette_player import Cassette, cassettes
 
 ALL = cassettes()
@@ -102,6 +105,34 @@ def test_random_pieces_give_the_same(data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=40)))
     pieces = [body[a:b] for a, b in itertools.pairwise([0, *cuts, len(body)])]
     assert cassette.play(pieces) == cassette.play([body])
+
+
+HOSTILE = [
+    b"-1", b"-9223372036854775809", b"1000000001", b"99999999999999999999999999", b"1e308", b"1e999", b"0.5", b"NaN",
+    b"Infinity", b"-Infinity", b'"12"', b'"x"', b"true", b"[1]", b"{}", b"[" * 2000 + b"]" * 2000, b"null", b"0",
+]  # fmt: skip
+_COUNT = re.compile(rb'_(?:tokens|requests|queries|used)": ?(\d+)')
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_hostile_numbers_break_nothing(data: st.DataObject) -> None:
+    """Any count of any answer made impossible: no exception, every byte on its way, nothing below zero, known flags."""
+    cassette = data.draw(st.sampled_from([each for each in ALL if _COUNT.search(each.body)]))
+    body = cassette.body
+    found = data.draw(st.sampled_from(list(_COUNT.finditer(body))))
+    body = body[: found.start(1)] + data.draw(st.sampled_from(HOSTILE)) + body[found.end(1) :]
+    cut = data.draw(st.integers(0, len(body)))
+    played = cassette.play([body])
+    assert cassette.play([body[:cut], body[cut:]]) == played
+    reported = played.reported
+    assert set(reported.flags) <= set(ODD)
+    if not cassette.hides_usage:
+        assert played.out == body
+    if reported.usage is not None:
+        assert min(msgspec.structs.astuple(reported.usage)) >= 0
+        assert reported.usage.total <= 40 * MAX_TOKENS
+    assert all(0 < count <= MAX_TOKENS for count in reported.units.values())
 
 
 def _events(cassette: Cassette) -> list[bytes]:
