@@ -64,7 +64,10 @@ class EventReader(Protocol):
 class EventRelay:
     """One stream: bytes of the provider in, bytes for the client out."""
 
-    __slots__ = ("_end_mark", "_held", "_last", "_tail", "_usage_mark", "is_ended", "is_unread", "reader")
+    __slots__ = (
+        "_end_mark", "_held", "_last", "_more", "_more_bytes", "_tail", "_usage_mark", "is_ended", "is_unread",
+        "reader",
+    )  # fmt: skip
 
     def __init__(self, reader: EventReader) -> None:
         """Start a stream that `reader` understands."""
@@ -72,6 +75,9 @@ class EventRelay:
         self._end_mark = reader.end_mark
         self._usage_mark = None if reader.usage_mark == reader.end_mark else reader.usage_mark
         self._tail = b""
+        self._more: list[bytes] = []
+        """What came after the tail without a line end: joined only once, however small the pieces of an event are."""
+        self._more_bytes = 0
         self._held = b""
         self._last = b""
         """The last block of whole events that went on."""
@@ -89,6 +95,9 @@ class EventRelay:
             return b""
         tail = self._tail
         if tail:
+            if b"\n" not in data and b"\r" not in data and tail[-1:] != b"\r":
+                return self._wait(data)
+            tail = self._whole_tail()
             seen = len(tail) - 3
             data = tail + data
             self._tail = b""
@@ -110,18 +119,41 @@ class EventRelay:
     def failed(self) -> str:
         """Reason code of an error that the provider told in an event, and after which no more of the answer came."""
         if not self.is_ended:
-            self._note_error(self._tail or self._last)
+            self._note_error(self._whole_tail() or self._last)
         return self.reader.failed
+
+    @property
+    def held_bytes(self) -> int:
+        """How much is held back: what ends the stream, and what has come after it."""
+        return len(self._held)
 
     def finish(self) -> bytes:
         """Return what was held back, for the end of the stream; an event that the end cut short is read as well."""
-        tail, self._tail = self._tail, b""
+        tail, self._tail = self._whole_tail(), b""
         rest = b""
         if tail:
             rest = self._look(tail)
             self._last = tail
         held, self._held = self._held, b""
         return rest + held
+
+    def _wait(self, data: bytes) -> bytes:
+        """Keep a piece of an event in which nothing ends."""
+        self._more.append(data)
+        self._more_bytes += len(data)
+        if len(self._tail) + self._more_bytes <= MAX_EVENT_BYTES:
+            return b""
+        self.is_unread = True
+        tail, self._tail = self._whole_tail(), b""
+        return tail
+
+    def _whole_tail(self) -> bytes:
+        """Return all of the event that has not ended."""
+        if self._more:
+            self._tail += b"".join(self._more)
+            self._more.clear()
+            self._more_bytes = 0
+        return self._tail
 
     def _whole_events(self, data: bytes, seen: int) -> bytes:
         """Return the part of `data` that ends with an event, and keep the rest; `seen` has no event's end."""

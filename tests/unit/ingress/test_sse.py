@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import pytest
 
@@ -39,6 +40,28 @@ def test_end_of_stream_is_held_back() -> None:
     assert relay.feed(b": bye\n\n") == b""
     assert relay.finish() == DONE + b": bye\n\n"
     assert relay.reader.reported.usage == TokenUsage(3, 4)
+
+
+def test_long_event_in_small_pieces_is_put_together_once() -> None:
+    """A hundred thousand pieces of one event cost what they weigh, and nothing of it is lost."""
+    relay = EventRelay(OpenAIStream(False))
+    event = b'data: {"model":"m","choices":[{"delta":{"content":"' + b"w" * 1_000_000 + b'"}}]}\n\n'
+    began = time.process_time()
+    out = [relay.feed(event[at : at + 10]) for at in range(0, len(event), 10)]
+    assert time.process_time() - began < 5, "it was joined again and again"
+    assert b"".join(out) + relay.finish() == event
+    assert out[-1] == event
+
+
+def test_endless_event_in_small_pieces_is_relayed_unread() -> None:
+    """What is larger than any event goes on, and the stream is not read any more."""
+    relay = EventRelay(OpenAIStream(False))
+    piece, sent = b"w" * 65_536, 0
+    while not relay.is_unread:
+        sent += len(relay.feed(piece))
+    assert MAX_EVENT_BYTES < sent <= MAX_EVENT_BYTES + len(piece)
+    assert relay.feed(USAGE) == USAGE
+    assert relay.finish() == b""
 
 
 def test_what_begins_behind_the_end_keeps_its_place() -> None:
