@@ -65,6 +65,11 @@ class Volume(msgspec.Struct, frozen=True, omit_defaults=True):
     steps: tuple[Step, ...]
     """By ascending `above`."""
 
+    def step(self, use: int | None) -> Step | None:
+        """Return the highest step that a month's use has reached; None if it has reached none, or is not known."""
+        reached = [step for step in self.steps if use is not None and use > step.above]
+        return reached[-1] if reached else None
+
 
 class Daily(msgspec.Struct, frozen=True, omit_defaults=True):
     """Another price for some hours of every day."""

@@ -52,7 +52,7 @@ def command(
     from deploy.corrections import posting
     from deploy.reprice.events import events
     from deploy.reprice.plan import Corrections
-    from deploy.reprice.prices import read
+    from deploy.reprice.prices import months_of, read
     from deploy.supervisor.bootstrap import actor
 
     now = datetime.now(UTC)
@@ -64,7 +64,12 @@ def command(
     tell = _Progress(as_json)
     with deployment.enforcer(timeout_s=120.0) as enforcer, deployment.history() as history, Corrections() as found:
         seen = posting.up_to_date(enforcer, history, timeout, tell.say)
-        prices = read(enforcer, known_at)
+        prices = read(enforcer, known_at, when.unix_ms(now))
+        if prices.has_volumes:
+            tell.say("counting the use of whole months, which discounts by volume depend on")
+            for event in events(history, *months_of(begin, end - 1), {}):
+                prices.count(event)
+            prices.counted()
         preview = found.compute(events(history, begin, end, filters), prices.of, tell.computed)
         posted = None
         if not as_json:

@@ -15,12 +15,15 @@ Which series speaks: contract of the organisation, override of the organisation,
 contract, override, self-hosted price of the deployment, imported list. Within one of these, an exact name comes
 before a glob and a longer glob before a shorter one. Percentages are off the list price; where the list has none,
 off the deployment's own price; where that has none either, they say nothing. Hours of the day are those in UTC.
+
+Discounts by volume need the use of the whole month. As long as that is not known they say nothing, and the entry's
+other discounts count; whoever knows it (`tollway reprice`, once the month is over) brings it.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from enforcer.core.discounts import discounted, negotiated
@@ -30,6 +33,8 @@ from schemas.prices import DAY_MINUTES, Kind, PriceEntry
 FOR_EVER = 1 << 62
 DAY_MS = DAY_MINUTES * 60_000
 Series = tuple[str, str, str, str, str]
+Use = Callable[[PriceEntry, int], int | None]
+"""(entry, moment) → the use of the moment's month, in the unit of the entry's volume; None: it is not known."""
 _OWN = (Kind.CONTRACT, Kind.OVERRIDE, Kind.SELF_HOSTED)
 _DEPLOYMENT = (Kind.POLICY, Kind.CONTRACT, Kind.OVERRIDE, Kind.SELF_HOSTED, Kind.LIST)
 _BASES = (Kind.LIST, Kind.POLICY, Kind.OVERRIDE, Kind.SELF_HOSTED)
@@ -87,17 +92,29 @@ class Book:
             known_at_ms: recorded time, inclusive; left out: all that is known now.
             name: the model's name in the policy, as the client sent it: some prices are of a name only.
         """
+        found = self.said_at(org, provider, model, at_ms, known_at_ms, name)
+        return None if found is None else found[1]
+
+    def said_at(
+        self, org: str, provider: str, model: str, at_ms: int, known_at_ms: int = FOR_EVER, name: str = "",
+        use: Use | None = None,
+    ) -> tuple[PriceEntry, Price] | None:  # fmt: skip
+        """Return the entry that says the price, and the price, as `price_at` does with the same arguments.
+
+        `use` is what discounts by volume go by; left out, it is not known.
+        """
         base: Price | None = None
         has_base = False
         for kind, of in _layers(org):
             for entry in self._active(kind, of, provider, model, name, at_ms, known_at_ms):
                 if kind in (Kind.POLICY, Kind.SELF_HOSTED, Kind.LIST):
-                    return entry.price_at(at_ms)
+                    own = entry.price_at(at_ms)
+                    return None if own is None else (entry, own)
                 if not has_base:
                     base, has_base = self._base(provider, model, name, at_ms, known_at_ms), True
-                price = _priced(entry, base, at_ms)
+                price = _priced(entry, base, at_ms, use)
                 if price is not None:
-                    return price
+                    return entry, price
         return None
 
     def list_entry(self, provider: str, model: str, at_ms: int, known_at_ms: int = FOR_EVER) -> PriceEntry | None:
@@ -178,14 +195,18 @@ def _literal(glob: str) -> int:
     return len(glob) + 1_000 if not _GLOB & set(glob) else sum(letter not in _GLOB for letter in glob)
 
 
-def _priced(entry: PriceEntry, base: Price | None, at_ms: int) -> Price | None:
+def _priced(entry: PriceEntry, base: Price | None, at_ms: int, use: Use | None) -> Price | None:
     """Return what a contract or an override makes of the list price; None if it has nothing to be off from."""
     own = entry.price_at(at_ms)
     if own is not None:
         return negotiated(own, base)
     if base is None:
         return None
-    return discounted(base, entry.discounts, entry.kind, f"{entry.version}+{base.version.rpartition('#')[2]}")
+    version = f"{entry.version}+{base.version.rpartition('#')[2]}"
+    step = None if use is None or entry.volume is None else entry.volume.step(use(entry, at_ms))
+    if step is None:
+        return discounted(base, entry.discounts, entry.kind, version)
+    return discounted(base, (*step.discounts, *entry.discounts), entry.kind, f"{version}@{step.above}")
 
 
 def _moments(entry: PriceEntry, after_ms: int) -> Iterator[int]:
