@@ -259,3 +259,22 @@ async def test_provider_key_is_used_and_not_the_clients() -> None:
         (event,) = lab.journal.events
         assert (event.status, event.error, event.charge_nanos) == ("failed", "provider_status_404", 0)
         assert SECRET.encode() not in answer.content
+
+
+# -- another model -----------------------------------------------------------------------------------------------------
+
+
+async def test_another_model_hears_what_the_first_one_could_not() -> None:
+    """The form goes to the next provider with its own name of the model, and is reserved and charged as there."""
+    policy = POLICY.replace("  hearing: {provider: oai,", "  deaf: {provider: gone, fallback: {to: hearing}}\n"
+                            "  hearing: {provider: oai,").replace("models:", "  gone: {protocol: openai, base_url: "
+                            '"http://127.0.0.1:9/v1"}\nmodels:')  # fmt: skip
+    prices = {**PRICES, "deaf": PRICES["whisper-1"]}
+    async with running(policy, prices=prices) as lab, client(lab) as http:
+        answer = await hear(http, model="deaf", size=32_000)
+        assert answer.status_code == 200
+        first, second = lab.journal.events
+        assert (first.status, first.charge_nanos, second.status) == ("failed", 0, "settled")
+        assert said(second) == {"audio_input": 20, "output": 16}
+        assert is_priced_right(second, "hearing")
+        assert [entry.model for entry in lab.simulator.ledger.entries] == ["gpt-4o-transcribe"]
