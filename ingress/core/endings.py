@@ -84,12 +84,15 @@ class Ending(Following):
         flags: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         """End with an answer of the provider's, good or bad, of which nothing is missing."""
+        if how == SETTLED and self.state != DRAINING:
+            self._settle(how, error, usage, source, self.status, now_ms, 1, (), reported, flags)
+            return
         if self.state == DRAINING:
-            self._context.stats.drained("whole")
+            self._drained("whole")
             self._forget_answer()
             self._settle(CANCELLED, GONE, usage, source, self._told, now_ms, 1, (), reported, (*flags, DRAINED))
             return
-        fallback = None if self._plan is None or how != FAILED or self.state != SENT else self._plan.fallback
+        fallback = None if self._plan is None or self.state != SENT else self._plan.fallback
         follow = self._next_plan() if fallback is not None and fallback.takes_status(self.status) else None
         self._settle(how, error, usage, source, self.status, now_ms, 1, (), reported, flags, follow)
 
@@ -124,8 +127,14 @@ class Ending(Following):
 
     def _end_drain(self, outcome: str, now_ms: int) -> None:
         """Give up an answer that is read on without its client."""
-        self._context.stats.drained(outcome)
+        self._drained(outcome)
         self._hang_up(now_ms, (DRAIN_CUT,))
+
+    def _drained(self, outcome: str) -> None:
+        """Count that nothing more is read without a client."""
+        stats = self._context.stats
+        stats.drained(outcome)
+        stats.draining_bytes -= self._answer_bytes
 
     def _forget_answer(self) -> None:
         """Keep nothing of an answer that goes to nobody."""

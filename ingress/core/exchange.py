@@ -40,6 +40,12 @@ MAX_ANSWER_BYTES = 128 * 1024 * 1024
 """The most of a whole (not streamed) answer that is kept until it is complete."""
 
 
+MAX_DRAINING_BYTES = 64 * 1024 * 1024
+"""The most of whole answers that a process keeps for clients that have hung up, all of them together."""
+MAX_AFTER_END_BYTES = 256 * 1024
+"""More than this after the event that ends a stream is not waited for."""
+
+
 class Exchange(Ending):
     """The state machine of one request."""
 
@@ -82,7 +88,7 @@ class Exchange(Ending):
             elif state == SENT:
                 self._tell_bug()
             else:
-                self._context.stats.drained("failed")
+                self._drained("failed")
                 self.status = self._told
             self._settle(FAILED, "internal", usage, source, self.status, now_ms, reported=reported)
         else:
@@ -153,6 +159,9 @@ class Exchange(Ending):
                 flow.count(out)  # type: ignore[union-attr]  # as the relay
                 if flow.output <= flow.ask_at or self._goes_on(out, now_ms):  # type: ignore[union-attr]
                     self._effects.send_data(out)
+            elif self._relay.held_bytes > MAX_AFTER_END_BYTES:  # type: ignore[union-attr]
+                self._effects.cancel_request()
+                self._end_stream(now_ms)
         elif state == SENT and self._parts is not None:
             self._parts.append(data)
             self._answer_bytes += len(data)
@@ -181,7 +190,7 @@ class Exchange(Ending):
         elif state == SENT:
             self._end_faulty(kind, sent, detail, now_ms)
         elif state == DRAINING and not sent:
-            self._context.stats.drained("failed")
+            self._drained("failed")
             self._settle(CANCELLED, GONE, NO_TOKENS, NONE, self._told, now_ms, 0)
         elif state == DRAINING:
             self._end_drain("failed", now_ms)
@@ -200,21 +209,24 @@ class Exchange(Ending):
         self.state = DRAINING
         self._left_bytes = plan.drain.most_bytes
         stats.draining += 1
+        stats.draining_bytes += self._answer_bytes
         return True
 
     def _read_on(self, data: bytes, now_ms: int) -> None:
         """Take bytes that go to nobody."""
         self._left_bytes -= len(data)
-        relay, flow = self._relay, self._flow
+        relay, flow, stats = self._relay, self._flow, self._context.stats
         if relay is None:
             if self._parts is not None:
                 self._parts.append(data)
+                self._answer_bytes += len(data)
+                stats.draining_bytes += len(data)
         elif (out := relay.feed(data)) and flow is not None:
             flow.count(out)
             if flow.output > flow.ask_at and self._keep_ahead(now_ms) is not None:
                 self._end_drain("cut", now_ms)
                 return
-        if self._left_bytes < 0:
+        if self._left_bytes < 0 or stats.draining_bytes > MAX_DRAINING_BYTES:
             self._end_drain("cut", now_ms)
 
     # -- a stream that its reservation does not cover ------------------------------------------------------------

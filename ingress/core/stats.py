@@ -71,6 +71,8 @@ class Stats:
         """Answers whose usage was odd, by flag."""
         self.draining = 0
         """Answers that are read on though their clients have hung up."""
+        self.draining_bytes = 0
+        """What is kept of those that are not streams."""
         self.drains: dict[str, int] = {}
         """How that ended."""
 

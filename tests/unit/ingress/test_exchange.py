@@ -293,6 +293,20 @@ def test_fault_after_the_end_of_a_stream_is_none() -> None:
     assert (stage.terminal.status, stage.terminal.usage) == ("settled", TokenUsage(19, 21))
 
 
+def test_a_provider_that_does_not_stop_after_the_end_is_left() -> None:
+    """What comes after the last event is not kept for ever: the stream has ended, as it said."""
+    stage = Stage()
+    stage.sent(stream=True)
+    stage.streaming(DELTA, LAST + DONE)
+    for _ in range(40):
+        stage.exchange.provider_data(b": ping" * 2_000, NOW)
+    assert stage.names[-2:] == ["cancel", "terminal"]
+    assert (stage.terminal.status, stage.terminal.usage_source) == ("settled", "provider")
+    stage.exchange.terminal_recorded()
+    assert stage.effects[-1][0] == "end"
+    assert len(stage.effects[-1][1]) < 300_000
+
+
 def test_anthropic_stream_that_breaks_keeps_the_input_it_told() -> None:
     """The opening snapshot holds for the input only: output is estimated from what was delivered."""
     stage = Stage(ANTHROPIC_MESSAGES)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from ingress.core.exchange import MAX_DRAINING_BYTES
 from ingress.core.protocols import ANTHROPIC_MESSAGES
 from schemas.attempts import Drain
 from schemas.tokens import NO_TOKENS, TokenUsage
@@ -79,6 +80,7 @@ def test_a_drained_whole_answer_is_charged_as_reported(is_begun: bool) -> None:
     assert (event.status, event.usage, event.usage_source) == ("cancelled", TokenUsage(19, 21), "provider")
     assert (event.http_status, event.ttft_ms >= 0, _flags(event)) == (0, True, ("drained",))
     assert "whole" not in stage.names
+    assert stage.context.stats.draining_bytes == 0
 
 
 def test_a_stream_that_begins_after_the_hang_up_is_drained_too() -> None:
@@ -127,6 +129,22 @@ def test_a_drain_ends_with_its_bytes() -> None:
     stage.exchange.provider_data(DELTA, NOW)
     assert stage.names[-2:] == ["cancel", "terminal"]
     assert _flags(stage.terminal) == ("drain_cut",)
+
+
+def test_whole_answers_are_read_on_within_the_memory_for_all_of_them() -> None:
+    """What is kept counts over the process, and is given back at each end."""
+    stage = _stage()
+    stats = stage.context.stats
+    stats.draining_bytes = others = MAX_DRAINING_BYTES - 2_000
+    stage.exchange.provider_head(200, [(b"content-type", b"application/json")], NOW)
+    stage.exchange.provider_data(bytes(500), NOW)
+    stage.exchange.client_gone(NOW)
+    stage.exchange.provider_data(bytes(1_500), NOW)
+    assert stats.draining_bytes == MAX_DRAINING_BYTES
+    assert "cancel" not in stage.names
+    stage.exchange.provider_data(bytes(1), NOW)
+    assert (stage.names[-2:], stats.drains) == (["cancel", "terminal"], {"cut": 1})
+    assert stats.draining_bytes == others
 
 
 def test_what_comes_after_a_drain_is_over_changes_nothing() -> None:
