@@ -38,6 +38,7 @@ Recording a price changes the future at once; for usage that is past, post the d
     "tollway prices import --reason 'list of December'",
     "tollway prices set openai gpt-4o --input 2.50 --output 10 --org acme --contract --reason 'contract 7'",
     "tollway prices history gpt-4o",
+    "tollway prices close 2026-11",
 ))  # fmt: skip
 def command() -> None:
     """Hold the commands."""
@@ -250,9 +251,10 @@ def begin(value: int) -> str:
 
 
 def _add() -> None:
-    from deploy.cli import prices_set
+    from deploy.cli import prices_close, prices_set
 
     command.add_command(prices_set.command, "set")
+    command.add_command(prices_close.command, "close")
 
 
 _add()
