@@ -108,8 +108,13 @@ def as_text(preview: Preview) -> str:
         parts.append(
             f"{total.folded:,} events were folded and have a price of several tiers: their cost cannot be told anew"
         )
+    if total.unpriced:
+        parts.append(
+            f"{total.unpriced:,} events have no price for all that they used, and keep the cost that they have"
+        )
     if not total.corrected:
-        parts.append("every event costs what the price book says; there is nothing to post")
+        parts.append("every other event costs what the price book says; there is nothing to post" if total.unpriced
+                     else "every event costs what the price book says; there is nothing to post")  # fmt: skip
     return "\n\n".join(parts)
 
 
