@@ -53,10 +53,11 @@ def a_batch(
     instance: str = "ingress-1",
     epoch: int = 1,
     final: bool = False,
+    told: Totals | None = None,
 ) -> bytes:
     """Return the value of a record on `usage`; bytes among the events are taken as they are."""
     encoded = [msgspec.Raw(event if isinstance(event, bytes) else encode_event(event)) for event in events]
-    return encode_record(Batch(instance, epoch, seq, 0, NOW_MS, 3, final, [], [], Totals(), encoded))
+    return encode_record(Batch(instance, epoch, seq, 0, NOW_MS, 3, final, [], [], told or Totals(), encoded))
 
 
 def a_decision(**fields: Any) -> Decision:

@@ -48,6 +48,10 @@ class FakeStore:
     def close(self) -> None:
         """See `Store`."""
 
+    def command(self, sql: str) -> None:
+        """Do nothing: it knows no SQL."""
+        raise NotImplementedError
+
     def insert(self, name: str, table: Table, token: str) -> None:
         """See `Store`. The fate may strike before, between and after the three."""
         found = table.to_pylist()

@@ -13,7 +13,7 @@ from meter.sink.rows import USAGE_TABLE, Source
 from meter.sink.store import Store
 from schemas.errors import DecodeError
 from schemas.usage import UsageEvent
-from tests.history_builders import a_batch
+from tests.history_builders import a_batch, totals_of
 from tests.history_fakes import FakeLog
 
 SOURCE = Source("cluster", "usage", 0)
@@ -27,6 +27,7 @@ class Script:
         self.values: list[bytes] = []
         self.expected: list[UsageEvent] = []
         self._next = dict.fromkeys(RUNS, 1)
+        self._events: dict[tuple[str, int], dict[int, list[UsageEvent]]] = {run: {} for run in RUNS}
         self._counted = dict.fromkeys(RUNS, 0)
         self._sent: list[tuple[tuple[str, int], int, list[UsageEvent]]] = []
 
@@ -46,6 +47,7 @@ class Script:
         """Write a run's record but one, and then both, as a sender does that has to go back."""
         seq = self._next[run]
         first, second = (run, seq, events[:1]), (run, seq + 1, events[1:])
+        self._events[run][seq] = events[:1]
         self._next[run] += 2
         for record in (second, first, second):
             self._write(*record)
@@ -55,7 +57,9 @@ class Script:
         self.values.append(value)
 
     def _write(self, run: tuple[str, int], seq: int, events: list[UsageEvent]) -> None:
-        self.values.append(a_batch(events, seq, *run))
+        self._events[run][seq] = events
+        told = totals_of(event for number in range(1, seq + 1) for event in self._events[run].get(number, ()))
+        self.values.append(a_batch(events, seq, *run, told=told))
         if seq == self._counted[run] + 1:
             self._counted[run] = seq
             self.expected += events
@@ -81,7 +85,10 @@ def take_up(log: FakeLog, store: Store, source: Source = SOURCE) -> Resume:
     return Resume(found.position, found.resend_to, found.watermarks.merged(known), found.lost)
 
 
-async def live(log: FakeLog, store: Store, pauses: list[int], max_rows: int, source: Source = SOURCE) -> None:
+async def live(
+    log: FakeLog, store: Store, pauses: list[int], max_rows: int, source: Source = SOURCE,
+    at_rest: Callable[[Lane], None] = lambda lane: None,
+) -> None:  # fmt: skip
     """Run a sink from its start to the end of the log, or until it is killed; it inserts after `pauses`."""
     start, limits = take_up(log, store, source), Limits(max_rows, 1_000, 1.0)
     lane = Lane(source, UsageFeed(source), start, store, log, limits, Counts(), in_thread)
@@ -94,5 +101,7 @@ async def live(log: FakeLog, store: Store, pauses: list[int], max_rows: int, sou
             lane.skip(Rejected(offset, str(error), b""), set_aside=False)
         if pauses[turn % len(pauses)] and lane.buffer.is_due(now_ms):
             await lane.flush(now_ms)
+        if lane.is_whole:
+            at_rest(lane)
     while await lane.flush(now_ms):
-        pass
+        at_rest(lane)

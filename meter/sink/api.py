@@ -24,10 +24,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, SecretStr
 from starlette.exceptions import HTTPException
 
-from meter.sink import cost_routes
+from meter.sink import audit_routes, cost_routes
+from meter.sink.auditor import Auditor
 from meter.sink.core import avoided, ledger, report, usage_pages
 from meter.sink.core.errors import BadQuery, StoreUnavailable
 from meter.sink.lane import LaneStatus
+from meter.sink.repair import Repairer
 from meter.sink.store import Store
 from meter.sink.telemetry import Metrics
 
@@ -41,6 +43,8 @@ class History(Protocol):
 
     store: Store
     metrics: Metrics
+    auditor: Auditor
+    repairer: Repairer
 
     def waiting(self) -> list[str]:
         """Return what is missing before queries can be answered from up-to-date tables."""
@@ -89,6 +93,7 @@ def application(history: History, token: SecretStr) -> FastAPI:
     _queries(guarded, history)
     _reports(guarded, history)
     _accounts(guarded, history)
+    audit_routes.add(guarded, history.auditor, history.repairer, lambda path: _asking(history, path))
     cost_routes.add(guarded, lambda: history.store, lambda path: _asking(history, path), _faulty)
     app.include_router(guarded)
     return app

@@ -14,9 +14,11 @@ import structlog
 
 from meter.adapters.http import HttpServer
 from meter.sink import api
+from meter.sink.auditor import Auditor
 from meter.sink.core.errors import StoreUnavailable
 from meter.sink.engines import embedded, server
 from meter.sink.lane import LaneStatus
+from meter.sink.repair import Repairer
 from meter.sink.settings import HistorySettings
 from meter.sink.store import ClickHouse, Store
 from meter.sink.telemetry import Metrics
@@ -36,6 +38,8 @@ class History:
         self.store: Store = ClickHouse(_connect(settings), settings.database, _limits(settings))
         self.metrics = Metrics(self.lanes)
         self._worker = Worker(settings, self.store)
+        self.auditor = Auditor(settings, self._worker, self.store, self.metrics.audited)
+        self.repairer = Repairer(self._worker, self.store, self.auditor)
         self._opened = False
         self._stopping = asyncio.Event()
 
@@ -90,12 +94,17 @@ class History:
     async def _work(self) -> None:
         work = asyncio.create_task(self._worker.run(), name="sink")
         stopping = asyncio.create_task(self._stopping.wait(), name="signals")
+        audits = asyncio.create_task(self.auditor.run(), name="audit")
         try:
-            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, stopping, audits}, return_when=asyncio.FIRST_COMPLETED)
+            if audits.done():  # it ends by a fault alone
+                self._worker.stop()
+                audits.result()
             _log.info("stopping: inserting what was read")
             await work
         finally:
             stopping.cancel()
+            audits.cancel()
 
     async def _close(self, http: HttpServer) -> None:
         try:

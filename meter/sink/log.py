@@ -6,7 +6,7 @@ Adapts aiokafka. Must not know what records hold.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -146,6 +146,25 @@ class KafkaLog:
             await reader.stop()
         messages = found.get(partition) or []
         return int(messages[0].timestamp) if messages and messages[0].offset == offset else None
+
+    async def again(self, partition: TopicPartition, first: int, last: int) -> AsyncIterator[Message]:
+        """Yield the records from `first` to `last`, both included; TransportError if they do not come."""
+        reader = AIOKafkaConsumer(client_id=self._instance, fetch_max_wait_ms=250, **self._connection.client_options())
+        try:
+            await reader.start()
+            reader.assign([partition])
+            reader.seek(partition, first)
+            while await reader.position(partition) <= last:
+                found = await reader.getmany(partition, timeout_ms=LOOK_MS, max_records=2_000)
+                if not found:
+                    raise TransportError(f"{partition.topic}/{partition.partition}: the log does not answer")
+                for message in found.get(partition) or []:
+                    if message.offset <= last:
+                        yield message
+        except KafkaError as error:
+            raise TransportError(f"{partition.topic}/{partition.partition}: {error!r}") from error
+        finally:
+            await reader.stop()
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read on from `offset`; LaneLost if the partition is not ours any more."""

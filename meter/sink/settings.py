@@ -46,6 +46,8 @@ class HistorySettings(BaseSettings):
     """or when its first row has waited this long."""
     retry_s: float = Field(default=60.0, gt=0)
     """An insert that fails is tried again for this long; then the process ends, and goes on where it was."""
+    audit_s: float = Field(default=60.0, gt=0)
+    """The ledgers are compared this often."""
     sql_seconds: float = Field(default=30.0, gt=0)
     """A query of `/v1/sql` may run for this long,"""
     sql_rows: int = Field(default=100_000, ge=1)

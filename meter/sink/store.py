@@ -65,6 +65,9 @@ class Store(Protocol):
         After StoreUnavailable nothing, a part or all may be there; the same call again completes it.
         """
 
+    def command(self, sql: str) -> None:
+        """Run one of our own statements that change tables. Not for what is inserted: that has a token."""
+
     def last_row(self, name: str, source: Source) -> LastRow | None:
         """Return the row with the highest offset in the table `name` from `source`; None without any."""
 
@@ -129,6 +132,11 @@ class ClickHouse:
         settings = {**INSERT_SETTINGS, "insert_deduplication_token": token}
         with unavailable("insert"), self._writers.use() as client:
             client.insert_arrow(name, table, settings=settings)
+
+    def command(self, sql: str) -> None:
+        """See `Store`."""
+        with unavailable("command"), self._writers.use() as client:
+            client.command(sql, settings={"async_insert": 0, "insert_deduplicate": 0, "mutations_sync": 1})
 
     def last_row(self, name: str, source: Source) -> LastRow | None:
         """See `Store`."""

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from meter.sink.auditor import Found
 from meter.sink.lane import LaneStatus
 
 
@@ -29,6 +30,30 @@ class Metrics:
             "tollway_history_query_seconds", "Time of a query over HTTP.", ["path"], registry=registry,
             buckets=(0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0),
         )  # fmt: skip
+        self.audits = Counter(
+            "tollway_history_audits", "Comparisons of the ledgers, by how they ended (agree, differ, failed).",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
+        self.differences = Gauge(
+            "tollway_history_differences", "Differences between ledgers that the last audit found.", registry=registry
+        )
+        self.audit_seconds = Gauge(
+            "tollway_history_audit_seconds", "Time of the last audit, while nothing was inserted.", registry=registry
+        )
+        self.audit_time = Gauge(
+            "tollway_history_audit_timestamp_seconds", "When the ledgers were compared last, unix time.",
+            registry=registry,
+        )  # fmt: skip
+
+    def audited(self, found: Found | None) -> None:
+        """Count an audit; None for one that could not be made."""
+        if found is None:
+            self.audits.labels("failed").inc()
+            return
+        self.audits.labels("differ" if found.differences else "agree").inc()
+        self.differences.set(len(found.differences))
+        self.audit_seconds.set(found.seconds)
+        self.audit_time.set(found.at_ms / 1000)
 
 
 class _Lanes(Collector):

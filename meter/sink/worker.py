@@ -84,6 +84,11 @@ class Worker:
         """Records and events that were none of ours, since the process began."""
         return sum(counts.undecodable for counts in self._counts.values())
 
+    @property
+    def usage_topic(self) -> str:
+        """The topic of usage."""
+        return self._usage
+
     def status(self) -> list[LaneStatus]:
         """Return the state of every partition that was taken up."""
         now_ms = wall_ms()

@@ -72,10 +72,15 @@ RUNS = f"""
     GROUP BY t.instance, t.epoch {_LIMITS}
 """  # noqa: S608
 DAYS = f"SELECT DISTINCT toDate(t.hour, 'UTC') AS day FROM usage_ledger_hourly AS t WHERE {_HOURS} ORDER BY day"  # noqa: S608
-TWICE = """
-    SELECT toYYYYMM(t.occurred_at) AS month, toInt64(count()), toInt64(uniqExact(t.id)) FROM usage_events AS t
-    GROUP BY month HAVING count() != uniqExact(t.id) ORDER BY month
-"""
+TWICE = f"""
+    SELECT month, sum(stored), sum(once) FROM (
+        SELECT toYYYYMM(t.occurred_at) AS month, toInt64(count()) AS stored, toInt64(0) AS once
+        FROM usage_events AS t GROUP BY month
+        UNION ALL
+        SELECT toYYYYMM(t.occurred_at) AS month, toInt64(0) AS stored, toInt64(count()) AS once
+        FROM usage_events AS t FINAL GROUP BY month
+    ) GROUP BY month HAVING sum(stored) != sum(once) ORDER BY month {_LIMITS}
+"""  # noqa: S608
 
 
 class Span(NamedTuple):
@@ -167,8 +172,9 @@ def _differing(ledgers: str, events: Groups, rollup: Groups, name: Any, same: An
         one, two = events.get(key, NOTHING), rollup.get(key, NOTHING)
         if not same(one, two):
             where, partition, month = name(key)
-            place = one if one is not NOTHING else two
-            found.append(Difference(ledgers, where, fields_of(one, two), partition, *place[3:], month, "rebuild"))
+            place = two if one is NOTHING else one if two is NOTHING else one.plus(two)
+            remedy = "insert" if one.rows < two.rows else "rebuild"
+            found.append(Difference(ledgers, where, fields_of(one, two), partition, *place[3:], month, remedy))
     return found
 
 
@@ -231,6 +237,12 @@ def against_told(partition: int, runs: Mapping[Run, Group], books: Books) -> lis
     return found
 
 
+def apart(told: Iterable[Difference], inside: Iterable[Difference]) -> list[Difference]:
+    """Return the differences to what was told of runs whose own tables agree: the others are to be mended first."""
+    broken = {(found.partition, found.key.rpartition("/hour=")[0]) for found in inside}
+    return [found for found in told if (found.partition, found.key) not in broken]
+
+
 def _of_told(
     partition: int, run: Run, entry: Entry, told: Group, rows: Group, agreed: Entry | None
 ) -> Difference:  # fmt: skip
@@ -260,7 +272,7 @@ def told_of(runs: Mapping[Run, Group], books: Books) -> list[RunSums]:
 def twice(rows: Iterable[Sequence[Any]]) -> list[Difference]:
     """Return the months in which events are stored more than once, by the rows of `TWICE`."""
     return [
-        Difference("usage_events ≠ its ids", f"month={month}", {"rows": [int(ids), int(count)]}, month=int(month),
+        Difference("history ≠ rows stored", f"month={month}", {"rows": [int(once), int(stored)]}, month=int(month),
                    remedy="deduplicate")
-        for month, count, ids in rows
+        for month, stored, once in rows
     ]  # fmt: skip
