@@ -200,4 +200,8 @@ class AdjustPlane:
 
 
 def _who(session: Session) -> str:
-    return f"posting {session.posted.posting} of {session.actor} is under way ({session.posted.adjustments} posted)"
+    posted = session.posted
+    return (
+        f"posting {posted.posting} of {session.actor} is under way ({posted.adjustments} posted; it is over when nothing "
+        f"was heard of it for {PATIENCE_MS // 1000} s)"
+    )

@@ -18,7 +18,8 @@ FIELDS = ("events", "requests", "input_tokens", "output_tokens", "cost_nanos", "
 """As `schemas.usage.Totals` has them."""
 METER, CLICKHOUSE, TOLD = "meter", "clickhouse", "told"
 METER_KEEPS_DAYS = 38
-"""The meter forgets a day 40 days after it; older days are compared between ClickHouse's own tables alone."""
+"""The meter forgets a day 40 days after it; older days are compared between ClickHouse's own tables alone, also where
+it has begun such a day anew for a correction of it."""
 HISTORY_KEEPS_DAYS = 398
 """ClickHouse forgets an event after 400 days; of older days only the rollups are left."""
 
@@ -97,7 +98,7 @@ def _of_day(
     day = _day(key)
     if day < today - timedelta(days=HISTORY_KEEPS_DAYS):
         return {}
-    held = key in meter or day >= today - timedelta(days=METER_KEEPS_DAYS)
+    held = day >= today - timedelta(days=METER_KEEPS_DAYS)
     return {**({METER: meter} if held else {}), CLICKHOUSE: clickhouse, **rollups}
 
 

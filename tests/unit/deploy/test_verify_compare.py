@@ -67,6 +67,8 @@ def test_days_that_the_meter_has_forgotten_are_compared_without_it() -> None:
     (found,) = compare({}, {}, {old: ONE}, {"rollups": {old: ONE}}, TODAY)
     assert list(found.sums) == ["clickhouse", "rollups"]
     assert found.agrees
+    correction = sums(events=1, cost_nanos=-5)
+    assert compare({old: correction}, {}, {old: ONE}, {"rollups": {old: ONE}}, TODAY) == [found], "begun anew for it"
 
 
 def test_days_that_clickhouse_has_forgotten_are_left_out() -> None:

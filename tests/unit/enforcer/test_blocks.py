@@ -118,3 +118,12 @@ def test_a_schedule_or_an_increase_leaves_the_limit_to_the_rows() -> None:
         "team-month/org=acme,team=ml"
     ]
     assert len(transitions(known, {}, lambda *_: Absent.NONE, 4, until_ms)) == 2
+
+
+def test_a_correction_that_leaves_room_lifts_the_block() -> None:
+    """Settled below the amount is free again; at the amount it is blocked again, with the same window's end."""
+    blocks = _blocked()
+    assert _judge(row(100 * USD - 1), blocks=blocks) == [Transition(KEY, None)]
+    (again,) = _judge(row(100 * USD), blocks={})
+    assert again.entry is not None
+    assert again.entry.until_s == blocks[KEY].until_s

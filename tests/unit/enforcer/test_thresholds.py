@@ -41,6 +41,15 @@ def test_a_threshold_is_crossed_when_its_percents_are_reached(settled: int, expe
     assert [alert.data["threshold_percent"] for alert in alerts] == expected
 
 
+def test_a_correction_that_takes_spend_below_a_threshold_makes_no_second_alert() -> None:
+    """The marker stays: crossed once more in the same window is no news."""
+    sent = {alert.id for alert in crossings(spends(row(80 * USD)), (), 1, NOW_MS)}
+    assert len(sent) == 2
+    assert crossings(spends(row(40 * USD)), sent, 1, NOW_MS) == []
+    assert crossings(spends(row(80 * USD)), sent, 1, NOW_MS) == []
+    assert crossings(spends(row(-5)), (), 1, NOW_MS) == []
+
+
 def test_what_is_in_flight_crosses_nothing() -> None:
     """Only settled spend counts; reservations may come back."""
     assert crossings(spends(row(1, inflight=500 * USD)), (), 1, NOW_MS) == []
