@@ -148,15 +148,13 @@ def examine_folded(receipts: Sequence[Receipt], served: Sequence[Served], events
     """Return what is wrong where events may have been folded: by key, in numbers and sums instead of ids."""
     found = Findings()
     at_provider = _by_nonce(served, found)
-    keys = {receipt.key for receipt in receipts}
-    for key in sorted(keys | {event.key for event in events}):
+    keys = {receipt.key for receipt in receipts} | {event.key for event in events}
+    for key in sorted(keys - {""}):  # a replica that is starting does not know any key yet
         mine = [receipt for receipt in receipts if receipt.key == key]
         counted = sum(event.stands_for for event in events if event.key == key)
-        least = sum(bool(receipt.event_id) or receipt.nonce in at_provider for receipt in mine)
-        if counted < least:
-            found.lost.append(f"{key}: {least} requests that count, {counted} counted")
-        if counted > len(mine):
-            found.doubled.append(f"{key}: {len(mine)} requests were sent, {counted} counted")
+        _bracket(key, sum(receipt.nonce in at_provider for receipt in mine), counted, len(mine), found)
+    named = sum(bool(receipt.event_id) or receipt.nonce in at_provider for receipt in receipts)
+    _bracket("all keys", named, sum(event.stands_for for event in events), len(receipts), found)
     unfolded = {event.id: event for event in events if event.kind == "usage"}
     for receipt in receipts:
         if receipt.event_id in unfolded:
@@ -166,6 +164,13 @@ def examine_folded(receipts: Sequence[Receipt], served: Sequence[Served], events
     if booked < told:
         found.lost.append(f"clients were told of {told} nanos together, {booked} are booked")
     return found
+
+
+def _bracket(where: str, least: int, counted: int, most: int, found: Findings) -> None:
+    if counted < least:
+        found.lost.append(f"{where}: {least} requests that count, {counted} counted")
+    if counted > most:
+        found.doubled.append(f"{where}: {most} requests were sent, {counted} counted")
 
 
 def add_up(events: Iterable[Event]) -> dict[str, dict[str, int]]:

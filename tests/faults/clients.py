@@ -7,6 +7,7 @@ another virtual key, so that what the history has under the old one can be told 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import Iterator
@@ -144,15 +145,26 @@ class Traffic:
     seed: str
     receipts: list[Receipt] = field(default_factory=list)
     ran_out: bool = False
+    is_hurried: bool = False
+    """Clients do not pause after an answer."""
     _ending: bool = False
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _open: set[Connection] = field(default_factory=set)
 
     def begin(self, clients: int) -> None:
-        """Let the clients go on until `end`."""
-        self._tasks = [
-            asyncio.create_task(self._client(number), name=f"client {self.name}.{number}") for number in range(clients)
-        ]
+        """Let more clients go on until `end`."""
+        for number in range(len(self._tasks), len(self._tasks) + clients):
+            self._tasks.append(asyncio.create_task(self._client(number), name=f"client {self.name}.{number}"))
+
+    @contextlib.contextmanager
+    def hurried(self, clients: int) -> Iterator[None]:
+        """Let more clients begin, and none of them pause for as long as this lasts."""
+        self.begin(clients)
+        self.is_hurried = True
+        try:
+            yield
+        finally:
+            self.is_hurried = False
 
     async def end(self) -> None:
         """Let requests that are under way end, and close the connections."""
@@ -178,7 +190,8 @@ class Traffic:
             self.receipts.append(receipt)
             try:
                 await connection.ask(self._request(replica, wanted, key), wanted, receipt)
-                await asyncio.sleep(rng.uniform(*PAUSE_S) if receipt.status == HTTP_OK else AGAIN_S)
+                pause_s = 0.0 if self.is_hurried else rng.uniform(*PAUSE_S)
+                await asyncio.sleep(pause_s if receipt.status == HTTP_OK else AGAIN_S)
             except OSError:  # TimeoutError is one
                 await asyncio.sleep(0.0 if wanted.hangs_up else AGAIN_S)
             if not receipt.event_id:

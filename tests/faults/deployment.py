@@ -36,6 +36,7 @@ from tests.fixtures.clickhouse_http import PASSWORD
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("enforcer", "history", "meter")
 INGRESSES = tuple(f"ingress-{number + 1}" for number in range(REPLICAS))
+FSYNC = {"ingress-1": "none", "ingress-2": "always"}
 STORE = "store"
 ROLES = ("broker", "provider", *SERVICES, *INGRESSES)
 READY_S = 90.0
@@ -101,7 +102,9 @@ class Deployment:
                 spec = self._of_tests(role, "tests.faults.upstream", "--port", port, "--ledger", ledger)
             elif role in self.doors:
                 bootstrap_address = f"127.0.0.1:{self.doors[role].port}"
-                spec = with_environment(spec, {"TOLLWAY_INGRESS_KAFKA__BOOTSTRAP": bootstrap_address})
+                spec = with_environment(
+                    spec, {"TOLLWAY_INGRESS_KAFKA__BOOTSTRAP": bootstrap_address, "TOLLWAY_INGRESS_FSYNC": FSYNC[role]}
+                )
             self.processes[role] = Process(spec, layout.state.root, self.say)
         if self._has_server:
             arguments = (str(self.place / STORE), str(self._store_port), PASSWORD)
@@ -134,7 +137,11 @@ class Deployment:
     async def ready(self, seconds: float = READY_S) -> None:
         """Return when every process says that it is ready; TimeoutError naming those that do not."""
         for role in (*SERVICES, *INGRESSES):
-            await self._until(role, lambda role=role: self.is_ready(role), seconds)  # type: ignore[misc]  # a name
+            await self.until_ready(role, seconds)
+
+    async def until_ready(self, role: str, seconds: float = READY_S) -> None:
+        """Return when a process says that it is ready; TimeoutError if it does not."""
+        await self._until(role, lambda: self.is_ready(role), seconds)
 
     async def status(self, role: str) -> Any:
         """Return what a replica says of itself; httpx.HTTPError if it does not."""

@@ -10,16 +10,29 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+import httpx
+
 from schemas.crash_points import VARIABLE
 from tests.clickhouse_faults import Fault
+from tests.faults.clients import Traffic
 from tests.faults.deployment import ROLES, Deployment
 from tests.faults.schedule import STORE_FAULTS, Act
 
 REACHED_S = 10.0
 """A crash point that is not reached so long after the process was ready, under load, is not reached."""
+CLEAN_ENDS = (0, 3)
+"""3: a replica has left events on its log for its next run, because the broker did not take them."""
 START_S = 60.0
 """A process that is not ready by then is broken."""
 POLL_S = 0.05
+SMALL_SPOOL = {"TOLLWAY_INGRESS_SPOOL_MAX_BYTES": str(4 * 1024**2)}
+"""The least that a replica takes; its segments are small then, too."""
+KILLED_WHEN_FULL = 0.5
+FULL_S = 30.0
+"""A small spool is full within this time, if the broker takes nothing and clients hurry."""
+MORE_CLIENTS = 12
+NEED_A_FULL_SPOOL = "ingress.fold_"
+NEED_A_SMALL_SPOOL = (NEED_A_FULL_SPOOL, "ingress.segment_")
 NEED_A_BACKLOG = ("ingress.replaying", "ingress.replayed")
 BACKLOG_S = 0.4
 """Before a crash within a replay, acks are withheld for so long: else there would be nothing to replay."""
@@ -44,14 +57,15 @@ class Outcome:
 class Surgeon:
     """Does faults."""
 
-    def __init__(self, deployment: Deployment, seed: int) -> None:
-        self._deployment = deployment
+    def __init__(self, deployment: Deployment, traffic: Traffic, seed: int) -> None:
+        self._deployment, self._traffic = deployment, traffic
         self._rng = random.Random(f"faults/{seed}")
         self._locks = defaultdict[str, asyncio.Lock](asyncio.Lock)
         self._kinds: dict[str, Callable[[Act, Outcome], Awaitable[None]]] = {
             "kill": self._kill, "terminate": self._terminate, "crash": self._crash, "freeze": self._freeze,
             "lose-acks": self._door, "cut-off": self._door, "hold": self._door, "disk-error": self._disk_error,
-            "kill-all": self._kill_all, **dict.fromkeys(STORE_FAULTS, self._disturb_store),
+            "disk-full": self._disk_full, "kill-all": self._kill_all,
+            **dict.fromkeys(STORE_FAULTS, self._disturb_store),
         }  # fmt: skip
 
     async def do(self, act: Act) -> Outcome:
@@ -81,7 +95,7 @@ class Surgeon:
             outcome.problem = f"{act.role} did not end within {process.spec.stop_s:g} s of SIGTERM"
             process.kill()
             await process.ended(REACHED_S)
-        elif process.deaths[-1].code:
+        elif process.deaths[-1].code not in CLEAN_ENDS:
             outcome.problem = f"{act.role} ended with {process.deaths[-1].code} after SIGTERM"
         await process.up()
 
@@ -100,31 +114,37 @@ class Surgeon:
 
     async def _crash(self, act: Act, outcome: Outcome) -> None:
         """Start the process anew so that it kills itself at the point, and once more when it has."""
-        process = self._deployment.processes[act.role]
+        process, door = self._deployment.processes[act.role], self._deployment.doors.get(act.role)
         await process.up()
-        door = self._deployment.doors.get(act.role)
         if door is not None and act.point.startswith(NEED_A_BACKLOG):
             door.hold()
             await asyncio.sleep(BACKLOG_S)
-        process.next_start({VARIABLE: act.point})
+        small = SMALL_SPOOL if act.point.startswith(NEED_A_SMALL_SPOOL) else {}
+        process.next_start({VARIABLE: act.point, **small})
         await self._end(act.role, outcome)
         if door is not None:
             door.mend()
-        outcome.reached = await self._crashes(act.role)
+        outcome.reached = await self._crashes(act)
+        if door is not None:
+            door.mend()
         if outcome.reached:
             outcome.kills += 1
             await process.up()
         else:  # it must not be reached later, while nobody looks
             await self._end(act.role, outcome)
 
-    async def _crashes(self, role: str) -> bool:
+    async def _crashes(self, act: Act) -> bool:
         """Wait until a process has ended by itself; tell whether it did before or soon after it was ready."""
-        process = self._deployment.processes[role]
+        process = self._deployment.processes[act.role]
         deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline and not await self._deployment.is_ready(role):
+        while time.monotonic() < deadline and not await self._deployment.is_ready(act.role):
             if await process.ended(POLL_S):
                 return True
-        return await process.ended(REACHED_S)
+        if not act.point.startswith(NEED_A_FULL_SPOOL):
+            return await process.ended(REACHED_S)
+        self._deployment.doors[act.role].hold()
+        with self._traffic.hurried(MORE_CLIENTS):
+            return await process.ended(FULL_S)
 
     async def _freeze(self, act: Act, outcome: Outcome) -> None:
         process = self._deployment.processes[act.role]
@@ -156,6 +176,26 @@ class Surgeon:
             outcome.reached = await store.ended(REACHED_S)
             outcome.kills += outcome.reached
         await store.up()
+
+    async def _disk_full(self, act: Act, outcome: Outcome) -> None:
+        """Let a replica keep little, and keep it from the broker until it has folded events; then perhaps kill it."""
+        deployment, process = self._deployment, self._deployment.processes[act.role]
+        await process.up()
+        process.next_start(SMALL_SPOOL)
+        await self._end(act.role, outcome)
+        await deployment.until_ready(act.role)
+        door = deployment.doors[act.role]
+        door.hold()
+        deadline = time.monotonic() + FULL_S
+        outcome.reached = False
+        with self._traffic.hurried(MORE_CLIENTS):
+            while time.monotonic() < deadline and not outcome.reached:
+                await asyncio.sleep(POLL_S)
+                with contextlib.suppress(httpx.HTTPError):
+                    outcome.reached = bool((await deployment.status(act.role))["wal"]["folded_events"])
+        if self._rng.random() < KILLED_WHEN_FULL:
+            await self._end(act.role, outcome)
+        door.mend()
 
     async def _disk_error(self, act: Act, outcome: Outcome) -> None:
         """Let the log of a replica grow by little more: its next writes fail, at any byte of a frame."""

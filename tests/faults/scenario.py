@@ -22,6 +22,8 @@ INPUT_NANOS, CACHED_NANOS, OUTPUT_NANOS = 150, 75, 600
 """nano-USD a token."""
 MAX_TOKENS = 64
 BIG_USD = "100000"
+TAGS = {f"tag-{number}": f"{number}-" + "x" * 250 for number in range(8)}
+"""Of every organisation, and so part of every event: a small log is full soon."""
 
 OPERATIONS = ("whole", "stream", "slow", "silent", "failed", "broken", "no_usage", "hang_up")
 _WEIGHTS = (45, 25, 8, 5, 5, 4, 4, 4)
@@ -95,7 +97,7 @@ def policy(provider_url: str) -> str:
     rule = {"match": {}, "per": ["org"]}
     document = {
         "version": 1,
-        "orgs": {f"org-{number}": {"projects": ["faults"], "teams": ["load"]} for number in range(ORGS)},
+        "orgs": {f"org-{number}": {"projects": ["faults"], "teams": ["load"], "tags": TAGS} for number in range(ORGS)},
         "providers": {"sim": {"protocol": "openai", "base_url": provider_url, "max_connections": 512}},
         "models": {MODEL: {"provider": "sim", "price": {"input": "0.15", "output": "0.60", "cache_read": "0.075"}}},
         "keys": [_key(key) for key in keys()],

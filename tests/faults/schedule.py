@@ -32,7 +32,8 @@ LASTS_S = {"freeze": (0.5, 2.5), "lose-acks": (0.3, 1.5), "cut-off": (0.5, 2.0),
 
 OFTEN = {
     "ingress.admission_written": 40, "ingress.terminal_written": 40, "ingress.cut_noted": 15, "ingress.produced": 15,
-    "ingress.replaying": 2, "meter.folded": 40, "meter.published": 20, "meter.state_begun": 20,
+    "ingress.segment_made": 3, "ingress.segment_begun": 3,
+    "meter.folded": 40, "meter.published": 20, "meter.state_begun": 20,
     "meter.state_written": 3, "meter.acknowledged": 3, "sink.intent_recorded": 2, "sink.inserted": 2,
     "sink.committed": 3,
 }  # fmt: skip
@@ -89,7 +90,7 @@ def deck() -> list[tuple[str, str, str]]:
         [("crash", _role_of(point), point) for point in points],
         [("kill", role, "") for role in KILLED],
         [("freeze", role, "") for role in FROZEN] + [("terminate", role, "") for role in TERMINATED],
-        [(kind, "ingress", "") for kind in ("lose-acks", "cut-off", "lose-acks", "hold", "disk-error")],
+        [(kind, "ingress", "") for kind in ("lose-acks", "disk-full", "cut-off", "hold", "disk-error")],
         [("kill-all", "all", "")],
         [("kill", "store", ""), ("freeze", "store", "")] + [(kind, "store", "") for kind in STORE_FAULTS],
     ]

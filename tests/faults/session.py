@@ -64,7 +64,7 @@ class Session:
         urls = [deployment.layout.url(role) for role in INGRESSES]
         traffic = Traffic(urls, iter(mine), f"s{schedule.seed}", str(schedule.seed))
         traffic.begin(CLIENTS)
-        surgeon = Surgeon(deployment, schedule.seed)
+        surgeon = Surgeon(deployment, traffic, schedule.seed)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(_after(act, surgeon), name=act.name) for act in schedule.acts]
