@@ -1,4 +1,8 @@
-"""`python -m ingress [--check-config]`: settings, loop, signals, exit codes (0 ok, 1 fault, 2 configuration)."""
+"""`python -m ingress [--check-config | --replay DIR]`: settings, loop, signals, exit codes.
+
+0 stopped, and the broker has everything; 1 fault; 2 configuration; 3 stopped, and the log has events left for the next
+run. `--replay` sends the spool of another instance, which is dead, and ends.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,23 @@ import asyncio
 import gc
 import signal
 import sys
+from pathlib import Path
 
 import structlog
 import uvloop
 from pydantic import ValidationError
 
+from ingress.adapters.driver import wall_clock_ms
+from ingress.adapters.foreign import replay, spools_in
+from ingress.adapters.wal import WalCorrupt
 from ingress.app import run
 from ingress.settings import IngressSettings
 from ingress.telemetry import configure_logging
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, TransportError
 from schemas.faults import setting_problems
 
+REPLAY_S = 3_600.0
+"""How long a spool may take to be sent."""
 _log = structlog.get_logger("ingress")
 
 
@@ -41,6 +51,16 @@ async def serve(settings: IngressSettings) -> int:
     return await run(settings, stopping)
 
 
+async def replay_all(settings: IngressSettings, paths: list[str]) -> int:
+    """Send the spools in the first of `paths`."""
+    if not paths:
+        raise ConfigError(["--replay: name the state directory of an instance that is dead"])
+    for path in spools_in(Path(paths[0])):
+        sent = await replay(path, settings.kafka, wall_clock_ms, REPLAY_S)
+        _log.info("replayed", path=sent.path, runs=sent.runs, records=sent.records)
+    return 0
+
+
 def main() -> int:
     """Run the process; return its exit code."""
     settings = read_settings()
@@ -50,11 +70,16 @@ def main() -> int:
         return 0
     configure_logging(settings.log_level)
     try:
+        if "--replay" in sys.argv[1:]:
+            return uvloop.run(replay_all(settings, sys.argv[sys.argv.index("--replay") + 1 :]))
         return uvloop.run(serve(settings))
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return 2
+    except (TransportError, WalCorrupt) as error:
+        print(error, file=sys.stderr)
+        return 1
     except Exception:  # the last line of the process
         _log.critical("the ingress ends", exc_info=True)
         return 1

@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": "Compare what clients were told, the meter's ledger and ClickHouse.",
     "decision": "Show and list decisions: what was refused, queued, downgraded, and why.",
     "explain": "Tell why a decision was made, and recompute it from the log.",
+    "spool": "Look into the write-ahead log of an ingress, or send what a dead one has left.",
     "topics": "Show the table of topics.",
 }
 """Name → summary; the module of the same name in this package has a click command `command`."""

@@ -49,3 +49,18 @@ class StateDir:
     def release(self) -> None:
         """Let another process have the directory."""
         os.close(self._lock)
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process has the state directory `path`; the directory is left as it is."""
+    try:
+        lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False

@@ -324,7 +324,7 @@ class Journal:
 
     def hold(self) -> list[Segment]:
         """Let what waits be folded: return the segments that are closed, and leave everything in them as it is."""
-        if self._is_kept or self.log.is_rolling or self._parts or len(self.wal.segments) < 2:
+        if self._is_kept or self.log.is_rolling or len(self.wal.segments) < 2:
             return []
         self._is_kept = True
         for lane in self.lanes:

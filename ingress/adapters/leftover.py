@@ -27,7 +27,7 @@ def left_behind(directory: Path, partitions: int, max_bytes: int) -> list[Backlo
         path.unlink()  # a fold that a kill has ended
     backlogs = [Backlog(segments) for segments in find_segments(directory).values()]
     for backlog in backlogs:
-        _check_partitions(backlog, partitions, directory)
+        check_partitions(backlog, partitions, directory)
     if sum(backlog.size for backlog in backlogs) >= ALARM * max_bytes:
         room = int(max_bytes * ALARM) // len(backlogs)
         backlogs = [_folded(backlog, room) for backlog in backlogs]
@@ -54,7 +54,8 @@ def _folded(backlog: Backlog, room: int) -> Backlog:
     return Backlog(wal.segments)
 
 
-def _check_partitions(backlog: Backlog, partitions: int, directory: Path) -> None:
+def check_partitions(backlog: Backlog, partitions: int, directory: Path) -> None:
+    """Raise ConfigError if a log is not that of a deployment with so many partitions."""
     if backlog.partitions not in (0, partitions):
         raise ConfigError(
             [

@@ -58,6 +58,15 @@ class Reserve:
         self._there.discard(use)
         return self.path(use)
 
+    def lend(self, use: str) -> Path | None:
+        """Return the file of a use, which stays here unless it is renamed; None if it is not there."""
+        return self.path(use) if use in self._there else None
+
+    def check(self, use: str) -> None:
+        """Look whether the file of a use, which was lent, was renamed."""
+        if not self.path(use).exists():
+            self._there.discard(use)
+
     def give_up(self) -> None:
         """Delete the files."""
         self._there.clear()

@@ -143,12 +143,14 @@ class Spool:
             if segments:
                 state = checkpoints.decode(encode(journal.checkpoint()))  # a copy: the loop goes on
                 room = int(self._bound.max_bytes * (FOLD - AGAIN)) - journal.wal.segments[-1].size
-                task = Task(segments, state, room, self._reserve.take(FOR_FOLDS), lambda: not self._is_stopping)
-                await self._replace(task)
+                await self._replace(Task(segments, state, room, self._reserve.lend(FOR_FOLDS), self._is_wanted))
+                journal.release()
+                self._folded_size = journal.wal.size
         finally:
-            journal.release()
-            self._folded_size = journal.wal.size
             self._folding = None
+
+    def _is_wanted(self) -> bool:
+        return not self._is_stopping
 
     async def _replace(self, task: Task) -> None:
         before = sum(segment.size for segment in task.segments)
@@ -159,6 +161,8 @@ class Spool:
         except (OSError, WalCorrupt) as error:
             _log.error("spool_not_folded", fault=f"{type(error).__name__}: {error}")
             return
+        finally:
+            self._reserve.check(FOR_FOLDS)
         replaced = self._journal.take_folded(len(task.segments), folded)
         self._count(folded, before)
         syncer = self._journal.log.syncer
