@@ -201,7 +201,5 @@ class AdjustPlane:
 
 def _who(session: Session) -> str:
     posted = session.posted
-    return (
-        f"posting {posted.posting} of {session.actor} is under way ({posted.adjustments} posted; it is over when nothing "
-        f"was heard of it for {PATIENCE_MS // 1000} s)"
-    )
+    over = f"it is over when nothing was heard of it for {PATIENCE_MS // 1000} s"
+    return f"posting {posted.posting} of {session.actor} is under way ({posted.adjustments} posted; {over})"

@@ -49,6 +49,7 @@ def command(
     correction of its own, which points to its event and its price. To run it twice changes nothing; if it breaks off,
     run it again. What has no price keeps the cost that it has.
     """
+    from deploy.backtest.history import count
     from deploy.corrections import posting
     from deploy.reprice.events import events
     from deploy.reprice.plan import Corrections
@@ -64,6 +65,7 @@ def command(
     tell = _Progress(as_json)
     with deployment.enforcer(timeout_s=120.0) as enforcer, deployment.history() as history, Corrections() as found:
         seen = posting.up_to_date(enforcer, history, timeout, tell.say)
+        tell.total = count(history, _iso(begin), _iso(end), org)
         prices = read(enforcer, known_at, when.unix_ms(now))
         if prices.has_volumes:
             tell.say("counting the use of whole months, which discounts by volume depend on")
@@ -152,6 +154,10 @@ def _moment(option: str, text: str, now: datetime) -> int:
         raise click.BadParameter(str(error), param_hint=option) from error
 
 
+def _iso(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat()
+
+
 class _Progress:
     """Says how far long work is, on standard error."""
 
@@ -160,6 +166,8 @@ class _Progress:
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._told = 0
+        self.total = 0
+        """About how many events there are."""
 
     def say(self, line: str) -> None:
         click.echo(line, err=True)
@@ -175,4 +183,4 @@ class _Progress:
             self._told = 0
         if not self._quiet and count - self._told >= self.LEAST:
             self._told = count
-            self.say(f"{count:,} {what}")
+            self.say(f"{count:,} {what}, of about {self.total:,} events")
