@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ingress.core.admitting import ENDING
 from ingress.core.plan import Denied
+from ingress.core.protocols import ANTHROPIC_MESSAGES
 from ingress.core.providers.openai import read_answer
 from ingress.core.strict_json import InputError, read_object
 from schemas.attempts import Drain, Fallback
@@ -144,6 +145,33 @@ def test_drained_usage_is_the_full_usage(texts: list[int], data: st.DataObject) 
         assert event.usage_source == "provider"
         found.append((event.usage, event.cost_nanos, stage.hold.settled))
     assert found[0] == found[1]
+
+
+@settings(max_examples=200)
+@given(TEXTS, st.integers(0, 500), st.integers(1, 60), st.data())
+def test_an_estimate_is_never_below_what_is_known(
+    texts: list[int], told: int, so_far: int, data: st.DataObject
+) -> None:
+    """However a stream ends before its usage: not less than the input that was told, the count so far, the pieces."""
+    start = {"message": {"usage": {"input_tokens": told, "output_tokens": so_far}}, "type": "message_start"}
+    deltas = [{"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x" * size}} for size in texts]
+    stage = Stage(ANTHROPIC_MESSAGES)
+    stage.plan.drain = Drain() if data.draw(st.booleans()) else None
+    stage.sent(stream=True, max_tokens=1_000)
+    stage.exchange.provider_head(200, [(b"content-type", b"text/event-stream")], NOW)
+    gone_at = data.draw(st.integers(0, len(deltas)))
+    for at, event in enumerate((start, *deltas)):
+        stage.exchange.provider_data(b"data: %b\n\n" % msgspec.json.encode(event), NOW)
+        if at == gone_at:
+            stage.exchange.client_gone(NOW)
+    for end in data.draw(st.permutations(("gone", "over", "fault", "end"))):
+        _play(stage, end)
+    ended = stage.terminal
+    pieces = gone_at if stage.plan.drain is None else len(deltas)
+    assert ended.usage_source == "estimated"
+    assert ended.usage.all_input == told
+    assert ended.usage.all_output >= max(so_far, pieces)
+    assert ended.charge_tokens == ended.usage.total
 
 
 COUNTS = st.one_of(st.none(), st.integers(-2, 60), st.booleans(), st.floats(0, 9), st.text(max_size=2))
