@@ -12,10 +12,9 @@ from enforcer.core.book import FOR_EVER
 from enforcer.core.control import ControlState
 from enforcer.core.price_report import describe_entry, example
 from enforcer.core.pricing import describe
-from enforcer.core.volume import volume_entries
 from enforcer.errors import Refusal
-from enforcer.prices import RECORDED, PricePlane, month_of
-from enforcer.requests import CloseBody, PricesBody, read_body
+from enforcer.prices import RECORDED, PricePlane
+from enforcer.requests import PricesBody, read_body
 from enforcer.telemetry import Telemetry
 from schemas.codec import encode_json
 from schemas.money import Price
@@ -25,11 +24,11 @@ LINES = "application/x-ndjson"
 
 def add(app: FastAPI, plane: PricePlane, state: ControlState, telemetry: Telemetry) -> None:
     """Add them to the application."""
-    _recording(app, plane, state, telemetry)
+    _recording(app, plane, telemetry)
     _reading(app, state)
 
 
-def _recording(app: FastAPI, plane: PricePlane, state: ControlState, telemetry: Telemetry) -> None:
+def _recording(app: FastAPI, plane: PricePlane, telemetry: Telemetry) -> None:
     @app.post("/v1/prices")
     async def record(request: Request) -> Response:
         """Record what a price file says, or what the bundled list says; with `dry_run` only say what that changes."""
@@ -37,24 +36,6 @@ def _recording(app: FastAPI, plane: PricePlane, state: ControlState, telemetry: 
         if isinstance(body, Refusal):
             return refuse(body)
         found = await plane.record(body.document, body.actor, body.reason, body.dry_run, body.base)
-        return made(found, msgspec.to_builtins, telemetry, None if body.dry_run else RECORDED)
-
-    @app.get("/v1/prices/volumes")
-    async def volumes() -> Response:
-        """Return the entries with volume discounts."""
-        held = state.book.entries
-        return as_json({"entries": [describe_entry(held[entry.id]) for entry in volume_entries(state.book)]})
-
-    @app.post("/v1/prices/close")
-    async def close(request: Request) -> Response:
-        """Record what a month costs whose use is known."""
-        body = await read_body(request, CloseBody)
-        if isinstance(body, Refusal):
-            return refuse(body)
-        month = month_of(body.month)
-        if month is None:
-            return refuse(Refusal(422, f"{body.month!r} is no month; write it like 2026-11", "month"))
-        found = await plane.close(body.id, month, body.used, body.actor, body.dry_run)
         return made(found, msgspec.to_builtins, telemetry, None if body.dry_run else RECORDED)
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import structlog
@@ -30,8 +29,7 @@ from enforcer.core.price_changes import (
 )
 from enforcer.core.price_report import PriceChange, report
 from enforcer.core.resolution import resolve_all
-from enforcer.core.volume import closing, volume_entries
-from enforcer.errors import Refusal, field_problem, invalid, missing
+from enforcer.errors import Refusal, field_problem, invalid
 from enforcer.listing import listed, price_record
 from schemas.codec import encode_json
 from schemas.errors import ConfigError, TransportError
@@ -45,24 +43,6 @@ EVERY_S = 0.5
 RECORDED, PUBLISHED = "prices.record", "prices.publish"
 
 _log = structlog.get_logger("enforcer.prices")
-
-
-class Month(NamedTuple):
-    """A calendar month in UTC."""
-
-    name: str
-    start_ms: int
-    end_ms: int
-
-
-def month_of(text: str) -> Month | None:
-    """Return the month that a text such as `2026-11` names; None if it is none."""
-    try:
-        start = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    end = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
-    return Month(text, int(start.timestamp()) * 1000, int(end.timestamp()) * 1000)
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -124,25 +104,6 @@ class PricePlane:
         answer: Recorded | Refusal = await self._plane.change(decide, actor)
         return answer
 
-    async def close(self, entry_id: str, month: Month, used: int, actor: str, dry_run: bool) -> Recorded | Refusal:
-        """Record what a month costs under the volume discounts of a contract, once its use is known."""
-
-        def decide(state: ControlState, now_ms: int, _: bytes) -> Change | Refusal | Recorded:
-            found = {entry.id: entry for entry in volume_entries(state.book)}.get(entry_id)
-            if found is None:
-                return missing(
-                    f"{entry_id!r} is no entry with volume discounts", "list them with: tollway prices close"
-                )
-            if now_ms < month.end_ms:
-                return Refusal(409, f"{month.name} is not over yet; close it when it is", "month")
-            stamp = stamp_of(state.book, now_ms, actor, f"volume of {month.name}: {used:,} {_unit(found)}")
-            entries = closing(state.book, found, month.start_ms, month.end_ms, used, stamp)
-            answer = Recorded(len(entries), [], len(state.book), False, dry_run, 0, f"volume of {month.name}", "")
-            return _decided(state, entries, stamp.recorded_ms, dry_run, answer)
-
-        answer: Recorded | Refusal = await self._plane.change(decide, actor)
-        return answer
-
     async def keep(self) -> None:
         """Publish prices again whenever a valid time passes. Returns never; raises what is not the broker's fault."""
         while True:
@@ -170,10 +131,6 @@ class PricePlane:
     async def _bundled(self) -> Listed:
         policy = self._plane.state.policy
         return {} if policy is None else await listed(policy, self._plane.prices)
-
-
-def _unit(entry: PriceEntry) -> str:
-    return "tokens" if entry.volume is not None and entry.volume.by == "tokens" else "nano-USD at list prices"
 
 
 def _refusal(state: ControlState, file: PriceFile | None, base: int | None) -> Refusal | None:

@@ -77,19 +77,6 @@ class PricesBody(Body):
     """Only record if the book has so many entries."""
 
 
-class CloseBody(Body):
-    """`POST /v1/prices/close`."""
-
-    id: Text
-    """Of the entry with volume discounts."""
-    month: Text
-    """`2026-11`."""
-    used: Annotated[int, Field(ge=0)]
-    """Tokens, or nano-USD at list prices, as the entry counts."""
-    actor: Actor = "api"
-    dry_run: bool = False
-
-
 class IncreaseBody(Body):
     """`POST /v1/increases`."""
 

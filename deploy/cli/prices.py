@@ -19,6 +19,8 @@ FILE = click.argument("file", required=False, type=click.Path(path_type=Path, di
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 YES = click.option("--yes", is_flag=True, help="Record without asking.")
 MOST = 20
+SHOWN = 6
+"""Differences of a price that a table shows; --json has all."""
 LISTED = ("model", "provider", "organisation", "input", "output", "beside tokens", "list price", "source", "version")
 CHANGED = ("model", "provider", "organisation", "kind", "from", "to", "what", "worked example")
 HELD = (
@@ -38,7 +40,6 @@ Recording a price changes the future at once; for usage that is past, post the d
     "tollway prices import --reason 'list of December'",
     "tollway prices set openai gpt-4o --input 2.50 --output 10 --org acme --contract --reason 'contract 7'",
     "tollway prices history gpt-4o",
-    "tollway prices close 2026-11",
 ))  # fmt: skip
 def command() -> None:
     """Hold the commands."""
@@ -142,7 +143,7 @@ def agreed(count: int) -> bool:
     if not sys.stdin.isatty():
         click.echo("not a terminal: give --yes to record", err=True)
         return False
-    return click.confirm(f"record {count:,} {'entry' if count == 1 else 'entries'}?", default=False, err=True)
+    return click.confirm(f"record {_count(count, 'entry', 'entries')}?", default=False, err=True)
 
 
 def conclude(done: dict[str, Any], as_json: bool) -> None:
@@ -150,10 +151,15 @@ def conclude(done: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(output.as_json(done))
     elif done["recorded"]:
-        click.echo(f"recorded {done['entries']:,} entries of {done['source']}; {done['repriced']:,} prices of models "
-                   "are others from now on", err=True)  # fmt: skip
+        recorded = _count(done["entries"], "entry", "entries")
+        changed = _count(done["repriced"], "price of a model has", "prices of models have")
+        click.echo(f"recorded {recorded} from {done['source']}; {changed} changed", err=True)
     elif done["entries"]:
         click.echo("nothing is recorded", err=True)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def show(found: dict[str, Any]) -> None:
@@ -216,8 +222,13 @@ def _listed(model: dict[str, Any]) -> tuple[Any, ...]:
 def _changed(change: dict[str, Any]) -> tuple[Any, ...]:
     return (
         change["model"], change["provider"], change["org"], change["kind"], begin(change["valid_from_ms"]),
-        text_of_ms(change["valid_to_ms"]), ", ".join(change["differences"]) or "as before", change["example"],
+        text_of_ms(change["valid_to_ms"]), _differences(change["differences"]), change["example"],
     )  # fmt: skip
+
+
+def _differences(lines: list[str]) -> str:
+    more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return ", ".join(lines[:SHOWN]) + more or "as before"
 
 
 def _held(entry: dict[str, Any]) -> tuple[Any, ...]:
@@ -236,6 +247,7 @@ def _says(entry: dict[str, Any]) -> str:
         tier = price["tiers"][0] if price["tiers"] else {}
         parts += [f"{name} {tier[name]}" for name in ("input", "output") if name in tier]
         parts += [f"{unit} {text}" for unit, text in price.get("units", {}).items()]
+        parts += [f"and {', '.join(sorted(price['service_tiers']))}"] if price.get("service_tiers") else []
         parts.append(f"({price['version'].partition('#')[0]})")
     for discount in entry["discounts"]:
         of = " ".join([*discount.get("of", []), *discount.get("service_tiers", [])])
@@ -251,10 +263,9 @@ def begin(value: int) -> str:
 
 
 def _add() -> None:
-    from deploy.cli import prices_close, prices_set
+    from deploy.cli import prices_set
 
     command.add_command(prices_set.command, "set")
-    command.add_command(prices_close.command, "close")
 
 
 _add()

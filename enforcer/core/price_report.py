@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -58,9 +58,9 @@ def report(entries: Iterable[PriceEntry], before: Book, after: Book, policy: Pol
         for (provider, model), name in served_models(policy).items():
             if fnmatch.fnmatchcase(provider, entry.provider) and fnmatch.fnmatchcase(model, entry.model):
                 at_ms = entry.valid_from_ms or now_ms
-                asked = entry.org, provider, model, at_ms
-                was = _in_series(before, entry, at_ms) or before.price_at(*asked, name=entry.name or name)
-                becomes = entry.price_at(at_ms) or after.price_at(*asked, name=entry.name or name)
+                was, becomes = (
+                    _said(book, entry, provider, model, entry.name or name, at_ms) for book in (before, after)
+                )
                 found.append(_change(entry, provider, model, was, becomes))
     return found
 
@@ -93,15 +93,20 @@ def describe_entry(held: Held) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _in_series(book: Book, entry: PriceEntry, at_ms: int) -> Price | None:
-    now = book.in_force(entry.series, at_ms)
-    return None if now is None else now.price_at(at_ms)
+def _said(book: Book, entry: PriceEntry, provider: str, model: str, name: str, at_ms: int) -> Price | None:
+    """Return what a model costs by the series of `entry`; by whatever comes instead where that series says nothing."""
+    found = book.said_at(entry.org, provider, model, at_ms, name=name)
+    own = book.in_force(entry.series, at_ms)
+    if own is not None and own.price is not None and (found is None or found[0].series != entry.series):
+        return own.price_at(at_ms)  # another series comes before it
+    return None if found is None else found[1]
 
 
 def _change(entry: PriceEntry, provider: str, model: str, was: Price | None, becomes: Price | None) -> PriceChange:
-    old, new = dict(_rates(was)), dict(_rates(becomes))
+    tiers = {tier for price in (was, becomes) if price is not None for tier in price.variants}
+    old, new = dict(_rates(was, tiers)), dict(_rates(becomes, tiers))
     ways = [(name, old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)]
-    shown = [way for way in ways if not _follows(way[0], old, new)]
+    shown = [way for way in ways if not _follows(way[0], old, new, tiers)]
     sizes = [_ppm(before, after) for _, before, after in ways if before is not None]
     return PriceChange(
         id=entry.id, kind=entry.kind, org=entry.org, provider=provider, model=model,
@@ -112,11 +117,12 @@ def _change(entry: PriceEntry, provider: str, model: str, was: Price | None, bec
     )  # fmt: skip
 
 
-def _rates(price: Price | None) -> Iterator[tuple[str, Fraction]]:
-    """Yield name → USD per million tokens or a unit, of all that a price says."""
+def _rates(price: Price | None, services: Iterable[str]) -> Iterator[tuple[str, Fraction]]:
+    """Yield name → USD per million tokens or a unit, of all that a price says; a service tier it leaves out as well."""
     if price is None:
         return
-    for prefix, tiers in (("", price.tiers), *((f"{name} ", tiers) for name, tiers in price.variants.items())):
+    named = ((f"{name} ", price.variants.get(name, price.tiers)) for name in sorted(services))
+    for prefix, tiers in (("", price.tiers), *named):
         for tier in tiers:
             above = f" above {tier.min_input_tokens - 1:,}" if tier.min_input_tokens else ""
             yield from ((f"{prefix}{name}{above}", _usd(tier, name)) for name in CLASSES)
@@ -131,9 +137,11 @@ def _usd(tier: Rates, name: str) -> Fraction:
     return Fraction(getattr(tier, AS_PLAINER[name]) if rate < 0 else rate, FEMTOS_PER_USD_PER_MTOK)
 
 
-def _follows(name: str, old: dict[str, Fraction], new: dict[str, Fraction]) -> bool:
-    """Tell whether a class costs what its plainer class costs, before and after, and so need not be said."""
+def _follows(name: str, old: dict[str, Fraction], new: dict[str, Fraction], services: Collection[str]) -> bool:
+    """Tell whether a class costs what a plainer one or the standard tier costs, before and after: it is not said."""
     words = name.split(" ")
+    if words[0] in services and all(rates.get(name) == rates.get(name[len(words[0]) + 1 :]) for rates in (old, new)):
+        return True
     for index, word in enumerate(words):
         plainer = _PLAINER.get(word)
         if plainer is not None:

@@ -8,7 +8,7 @@ from enforcer.adapters.price_list import PriceList
 from enforcer.control import Applied, ControlPlane
 from enforcer.core.control import ControlState
 from enforcer.errors import Refusal
-from enforcer.prices import PricePlane, Recorded, month_of
+from enforcer.prices import PricePlane, Recorded
 from schemas.audit import AuditEntry, broken_link
 from schemas.codec import decode_json
 from schemas.errors import TransportError
@@ -102,7 +102,7 @@ async def test_a_dry_run_shows_and_writes_nothing() -> None:
     before = len(shop.log.records)
     shown = await shop.record(OVERRIDE, dry_run=True)
     assert (shown.entries, shown.recorded, len(shop.log.records)) == (1, False, before)
-    assert shown.changes[0].example == "1,000 input + 500 output tokens = 0.0115 USD"
+    assert shown.changes[0].example.startswith("1,000 input + 500 output tokens = 0.0115 USD; 1 × web_search")
     await shop.record(CONTRACT, base=shown.base)
     refused = await shop.prices.record(OVERRIDE, "ada", "", False, shown.base)
     assert isinstance(refused, Refusal)
@@ -188,39 +188,3 @@ async def test_a_new_version_of_the_document_keeps_the_books_prices() -> None:
     await shop.apply(DOCUMENT + "# more\n")
     assert shop.state.current is not None
     assert (shop.state.current.version, shop.state.current.prices_revision, usd(shop.price())) == (2, 0, 7)
-
-
-VOLUME = """
-prices:
-  - {provider: openai, model: gpt-4o-mini, kind: contract, org: acme, from: 2026-10-01T00:00:00Z,
-     volume: {by: usd, steps: [{above: 10 USD, discounts: [{percent: 50%}]}]}}
-"""
-
-
-async def test_a_month_is_closed_when_it_is_over() -> None:
-    """By its use; what is in force now stays as it is, and the audit entry says what the use was."""
-    shop = Shop()
-    await shop.apply()
-    await shop.record(VOLUME)
-    (held,) = [held for held in shop.state.book.entries.values() if held.entry.volume is not None]
-    november, october = month_of("2026-11"), month_of("2026-10")
-    assert november is not None
-    assert october is not None
-    early = await shop.prices.close(held.entry.id, november, 10**12, "ada", False)
-    assert isinstance(early, Refusal)
-    assert "is not over yet" in early.message
-    unknown = await shop.prices.close("0123456789ab", october, 10**12, "ada", False)
-    assert isinstance(unknown, Refusal)
-    assert unknown.status == 404
-    shown = await shop.prices.close(held.entry.id, october, 11 * 10**9, "ada", True)
-    closed = await shop.prices.close(held.entry.id, october, 11 * 10**9, "ada", False)
-    assert isinstance(shown, Recorded)
-    assert isinstance(closed, Recorded)
-    assert (shown.recorded, closed.recorded, shown.entries, closed.entries) == (False, True, 2, 2)
-    assert "input 0.15 → 0.075 (-50.0%)" in closed.changes[0].differences
-    assert shop.audit()[-1].detail["reason"] == "volume of 2026-10: 11,000,000,000 nano-USD at list prices"
-    price = shop.state.book.price_at("acme", "openai", "gpt-4o-mini", october.end_ms - 1)
-    assert price is not None
-    assert price.listed is not None
-    assert price.tiers[0].input * 2 == price.listed.tiers[0].input
-    assert closed.repriced == 1, "the entry that goes on after the month has a version of its own"

@@ -102,23 +102,3 @@ def test_models_are_listed_with_what_they_cost(service: FakeService) -> None:
     found = run("prices", "list", *at(service))
     assert ("web_search 10 USD per 1000" in found.out, "3 / 10" in found.out, "no price" in found.out) == (True,) * 3
     assert "say it with: tollway prices set gpu llama" in found.err
-
-
-def test_a_month_is_closed_by_the_use_that_the_history_has(service: FakeService) -> None:
-    """What the entry is about is counted, tokens or USD; other models are not."""
-    entry = {"id": "e1", "org": "acme", "provider": "openai", "model": "gpt-*",
-             "volume": {"by": "usd", "steps": [{"above": 5, "discounts": []}]}}  # fmt: skip
-    rows = [["openai", "gpt-4o", 10, "12.5"], ["openai", "gpt-5", 20, "0.000000001"], ["openai", "o3", 30, "7"],
-            ["azure", "gpt-4o", 40, "9"]]  # fmt: skip
-    service.answers |= {
-        "GET /v1/prices/volumes": (200, {"entries": [entry]}),
-        "POST /v1/sql": (200, {"columns": ["provider", "model", "tokens", "usd"], "rows": rows}),
-        "POST /v1/prices/close": (200, {**SHOWN, "recorded": True}),
-    }
-    found = run("prices", "close", "2026-11", "--yes", *at(service))
-    assert found.code == 0, found.err
-    query, *closes = _bodies(service)
-    assert ("202611" in query["query"], "org = 'acme'" in query["query"]) == (True, True)
-    assert [(body["used"], body["dry_run"]) for body in closes] == [(12_500_000_001, True), (12_500_000_001, False)]
-    assert "tollway reprice --since 2026-11-01" in found.err
-    assert run("prices", "close", "November", *at(service)).code == 2
