@@ -106,6 +106,15 @@ def test_folded_events_are_compared_by_number_and_sum() -> None:
     assert examine_folded([ANSWERED, other], served, [replace(folded, cost_nanos=COST)]).lost
 
 
+def test_folded_refusals_of_a_starting_replica_have_no_key() -> None:
+    """They are counted together with all others, and with no key's."""
+    refused = Receipt("n4", "k1", 0, "e4", 503, True)
+    keyless = replace(UNKNOWN, id="e4", key="", status="refused", charge_requests=0)
+    assert examine_folded([ANSWERED, refused], SERVED[:1], [EVENT, keyless]).is_clean
+    assert examine_folded([ANSWERED, refused], SERVED[:1], [EVENT]).lost
+    assert examine_folded([ANSWERED], SERVED[:1], [EVENT, keyless]).doubled
+
+
 def test_ledgers_that_differ_are_told_apart() -> None:
     """The first account and sum that differ are named with what every ledger says."""
     rows = add_up([EVENT, UNKNOWN])

@@ -9,7 +9,7 @@ from schemas.crash_points import ENFORCER_POINTS, INGRESS_POINTS, METER_POINTS, 
 from schemas.policy_file import load_policy
 from tests.faults.clients import usage_of
 from tests.faults.scenario import KEYS, MAX_TOKENS, keys, offer, policy
-from tests.faults.schedule import ELSEWHERE, deck, make
+from tests.faults.schedule import ELSEWHERE, deck, kills, make
 
 
 def test_a_seed_gives_the_same_schedule() -> None:
@@ -27,6 +27,15 @@ def test_as_many_schedules_as_cards_do_every_fault() -> None:
     roles = ("ingress", "meter", "history", "broker")
     assert {f"{kind}/{role}" for kind in ("kill", "freeze") for role in roles} <= names
     assert {"kill-all/all", "lose-acks/ingress", "cut-off/ingress", "disk-error/ingress"} <= names
+
+
+def test_recovery_is_measured_by_one_kill_of_each_process() -> None:
+    """Nothing else goes on then."""
+    made = kills(5)
+    assert {act.name for schedule in made for act in schedule.acts} == {
+        f"kill/{role}" for role in ("ingress", "meter", "history", "broker", "enforcer")
+    }
+    assert all(len(schedule.acts) == 1 for schedule in made)
 
 
 def test_the_policy_is_valid_and_has_every_key() -> None:
