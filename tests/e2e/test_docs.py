@@ -16,6 +16,7 @@ import yaml
 from deploy.supervisor.bootstrap import example_policy
 from schemas.policy import Provider
 from schemas.policy_file import load_policy
+from schemas.price_file import load_prices
 from tests.e2e.docs import PAGES, ROOT, Block, blocks, commands, make_targets
 from tests.e2e.stack import Stack, environment
 
@@ -52,11 +53,13 @@ def test_every_make_target_named_exists() -> None:
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: block.name)
 def test_yaml_is_a_policy_or_a_part_of_one(block: Block) -> None:
-    """YAML blocks load as a policy, or as providers of one."""
+    """YAML blocks load as a policy, as providers of one, or as a price file."""
     document = yaml.safe_load(block.text)
     if set(document) == {"providers"}:
         for provider in document["providers"].values():
             Provider.model_validate(provider)
+    elif "prices" in document:
+        load_prices(block.text, block.name)
     else:
         load_policy(block.text, block.name)
 
