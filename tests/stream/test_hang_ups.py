@@ -15,7 +15,7 @@ from schemas.usage import UsageEvent
 from tests.stream.ingress_lab import POLICY, Lab, RawClient, chat, post, running
 
 CANCEL = POLICY.replace("base_url: simulated", "base_url: simulated, on_disconnect: cancel")
-LONG = "[[sim output=500 chunks=500 delay_ms=2]] x"
+LONG = "[[sim output=160 chunks=160 delay_ms=2]] x"
 
 
 def _capped(cap: str) -> str:
@@ -55,7 +55,7 @@ async def test_a_stream_is_read_on_and_charged_as_the_provider_bills_it() -> Non
         assert (event.status, event.error, event.usage_source) == ("cancelled", "client_gone", "provider")
         assert (event.http_status, event.charge_requests, _flags(event)) == (200, 1, ("drained",))
         (billed,) = lab.simulator.ledger.entries
-        assert (event.usage.all_input, event.usage.all_output) == (billed.input, billed.output) == (billed.input, 500)
+        assert (event.usage.all_input, event.usage.all_output) == (billed.input, billed.output) == (billed.input, 160)
         assert lab.stats.drains == {"whole": 1}
         await _until(lambda: lab.pool.idle_connections == 1)
         assert len(lab.simulator.connections) == lab.pool.opened_total == 1
@@ -142,7 +142,7 @@ async def test_a_stop_lets_answers_be_read_on() -> None:
         await _until(lambda: lab.stats.draining == 1)
         await lab.server.stop()
         (event,) = lab.journal.events
-        assert (event.status, event.usage.output, _flags(event)) == ("cancelled", 500, ("drained",))
+        assert (event.status, event.usage.output, _flags(event)) == ("cancelled", 160, ("drained",))
 
 
 async def test_a_stop_gives_up_what_outlasts_the_drain_time() -> None:
@@ -179,7 +179,7 @@ async def test_a_policy_may_hang_up_inside_a_stream() -> None:
         await _hang_up(lab, LONG, after=b"content", stream=True)
         (event,) = await lab.journal.until(1)
         assert (event.status, event.usage_source, event.http_status) == ("cancelled", "estimated", 200)
-        assert 0 < event.usage.output < 500
+        assert 0 < event.usage.output < 160
         await _until(lambda: not lab.simulator.connections)
 
 
