@@ -16,7 +16,7 @@ _TERMINATORS = (b"data: [DONE]\n\n", b'event: message_stop\ndata: {"type":"messa
 def break_answer(answer: Answer, path: bytes) -> Answer:
     """Return the answer as its `fail` wants it, where that changes what is delivered and not how."""
     fail = answer.fail
-    if fail not in ("error_inside", "error_event", "no_end", "no_terminator"):
+    if fail is None or fail not in ("error_inside", "error_event", "no_end", "no_terminator"):
         return answer
     event = answer.content_type == EVENTS and answer.streamed
     if fail == "error_inside" or (fail == "error_event" and not event):

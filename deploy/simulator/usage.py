@@ -6,6 +6,7 @@ import msgspec
 
 from deploy.simulator.ask import Ask
 from deploy.simulator.ledger import Entry
+from deploy.simulator.wishes import NO_WISH
 
 _encode = msgspec.json.encode
 _COUNTS = ("completion_tokens", "output_tokens", "seconds", "prompt_tokens", "input_tokens")
@@ -127,6 +128,11 @@ def speech_usage(ask: Ask) -> bytes:
 def entry_of(ask: Ask, operation: str, answer_id: str, tier: str = "") -> Entry:
     """Return the ledger's line for an answered request."""
     wish = ask.wish
+    if wish is NO_WISH and not ask.units and not tier and not ask.tier:
+        return Entry(
+            id=answer_id, operation=operation, model=ask.model, input=ask.input_tokens, output=ask.output_tokens,
+            stream=ask.stream, nonce=ask.nonce,
+        )  # fmt: skip
     return Entry(
         id=answer_id,
         operation=operation,

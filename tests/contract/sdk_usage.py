@@ -67,3 +67,14 @@ def is_priced_right(event: UsageEvent, model: str) -> bool:
     detail = event.detail
     units, tier = ({}, "") if detail is None else (detail.units, detail.service_tier)
     return event.cost_nanos == event.charge_nanos == cost_nanos(price, event.usage, units, tier)
+
+
+def by_completion(usage: Any) -> dict[str, int]:
+    """Return disjoint classes of an SDK's usage of a completion."""
+    read, written = usage.prompt_tokens_details, usage.completion_tokens_details
+    cached, stored = read.cached_tokens, read.cache_write_tokens
+    classes = {
+        "input": usage.prompt_tokens - cached - stored, "cache_read": cached, "cache_write": stored,
+        "output": usage.completion_tokens - written.reasoning_tokens, "reasoning": written.reasoning_tokens,
+    }  # fmt: skip
+    return {name: count for name, count in classes.items() if count}

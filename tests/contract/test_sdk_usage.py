@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from schemas.usage import UsageEvent
-from tests.contract.sdk_usage import POLICY, PRICES, SOUND, is_priced_right, said
+from tests.contract.sdk_usage import POLICY, PRICES, SOUND, by_completion, is_priced_right, said
 from tests.stream.ingress_lab import SECRET, Lab, running
 
 WISH = "[[sim output=40 usage_input=90 cached=20 cache_write=6 reasoning=12]] tell me nonce=n1"
@@ -52,20 +52,6 @@ def one(lab: Lab, operation: str, model: str, source: str = "provider") -> Usage
         if operation.startswith(("images.", "audio.")):
             assert lab.journal.admissions[0].charge_nanos >= event.charge_nanos > 0
     return event
-
-
-def by_completion(usage: Any) -> dict[str, int]:
-    """Return disjoint classes of an SDK's usage of a completion."""
-    read, written = usage.prompt_tokens_details, usage.completion_tokens_details
-    cached, stored = read.cached_tokens, read.cache_write_tokens
-    classes = {
-        "input": usage.prompt_tokens - cached - stored, "cache_read": cached, "cache_write": stored,
-        "output": usage.completion_tokens - written.reasoning_tokens, "reasoning": written.reasoning_tokens,
-    }  # fmt: skip
-    return {name: count for name, count in classes.items() if count}
-
-
-# -- text --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -266,9 +252,6 @@ async def test_transcription_without_usage_is_estimated(
     )
     assert "every call" in made
     assert said(one(lab, "audio.transcriptions", "whisper-1", "estimated")) == {"audio_ms": milliseconds}
-
-
-# -- accounts ----------------------------------------------------------------------------------------------------------
 
 
 async def test_files_and_batches_are_requests(lab: Lab, gpt: openai.AsyncOpenAI) -> None:
