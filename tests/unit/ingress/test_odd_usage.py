@@ -139,6 +139,12 @@ def test_long_text_that_is_no_json_is_not_looked_at_twice() -> None:
     assert openai.read_answer(body[:200] + b'"}').usage == TokenUsage(1)
 
 
+def test_of_two_usages_the_last_one_counts() -> None:
+    """As for the libraries of clients, which keep the last of two members with one name."""
+    body = b'{"usage":{"prompt_tokens":9,"completion_tokens":9},"usage":{"prompt_tokens":1,"completion_tokens":2}}'
+    assert openai.read_answer(body).usage == TokenUsage(1, 2)
+
+
 @pytest.mark.parametrize("tier", ["7", '"' + "x" * 33 + '"', '"flex\\u0000"', '"fl\\u00e9x"', "{}", "true"])
 def test_tier_that_is_no_name_is_the_standard_one(tier: str) -> None:
     """A provider cannot put what it likes into events and metrics."""
