@@ -79,6 +79,7 @@ def read_form(body: bytes, boundary: bytes) -> Form:
         if rest == b"--":
             if body[at:] not in (b"", b"\r\n"):
                 raise InputError("the form goes on after its end")
+            _refuse_both(form)
             return form
         if rest != b"\r\n":
             raise InputError("a boundary of the form is followed by other bytes; choose another boundary")
@@ -89,6 +90,13 @@ def replace_text(body: bytes, form: Form, name: str, new: str) -> bytes:
     """Return `body` with the text of field `name`, which it has, replaced by `new`."""
     start, end = form.spans[name]
     return b"".join((memoryview(body)[:start], new.encode(), memoryview(body)[end:]))
+
+
+def _refuse_both(form: Form) -> None:
+    """Refuse a name that a text and a file have: of the two, Tollway and the provider might each take another one."""
+    for file in form.files:
+        if file.name in form.spans:
+            raise InputError(f"{file.name}: the field is given as a text and as a file; keep one of them")
 
 
 def _take(form: Form, body: bytes, head: bytes, start: int, end: int) -> None:

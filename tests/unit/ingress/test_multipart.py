@@ -62,6 +62,7 @@ REFUSED = {
     "no head": (b"--b\r\nx\r\n--b--", "no end, or no head"),
     "text after": (form(part("a", b"1")) + b"x", "after its end"),
     "twice": (form(part("model", b"1"), part("model", b"2")), "model: the field is given twice"),
+    "text and file": (form(part("model", b"1", '; filename="a"'), part("model", b"2")), "as a text and as a file"),
     "longer boundary": (b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--bb\r\n', "other bytes"),
     "no disposition": (form(part("", b"1", head="Content-Type: text/plain")), "no content-disposition"),
     "attachment": (form(part("", b"1", head='Content-Disposition: attachment; name="a"')), "no content-disposition"),
