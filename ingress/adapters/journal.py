@@ -241,11 +241,13 @@ class Journal:
     def must_sync(self, partition: int) -> bool:
         """Whether the record that was cut last may be sent only after a sync.
 
-        A cut that power loss takes away is cut again. Where all the events that were there are in it, what could come
-        out otherwise the second time is younger than the cut, and is taken away as well.
+        A cut that power loss takes away is cut again, under the same seq. Where nothing that was there has been left
+        out of the first one, all that the second one can have besides is younger than the cut, and taken away as well.
         """
         syncer = self.log.syncer
-        return syncer is not None and (syncer.is_always or self.lanes[partition].events.waiting > 0)
+        if syncer is None:
+            return False
+        return syncer.is_always or bool(self._open) or self.lanes[partition].events.waiting > 0
 
     # -------------------------------------------------------------------------------------------------- segments
 
