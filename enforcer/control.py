@@ -27,6 +27,7 @@ from enforcer.core.price_changes import (
     policy_entries,
     policy_reason,
     prices_subject,
+    seed_entries,
     stamp_of,
     unaudited,
 )
@@ -179,9 +180,12 @@ class ControlPlane:
                 _log.warning("completing the keys of a version", version=version.version, keys=len(following))
                 await self._write([key_record(key) for key in following])
         now_ms = max(self._clock(), state.book.known_ms)
-        wrong = policy_entries(state.policy, state.book, stamp_of(state.book, now_ms, "enforcer", "recovered"))
-        if wrong:  # a version that was never written had recorded its prices
-            await self._write([price_record(entry) for entry in wrong])
+        stamp = stamp_of(state.book, now_ms, "enforcer", "recovered")
+        lost = policy_entries(state.policy, state.book, stamp)  # of a version that was never written
+        if state.current is not None and state.policy is not None:
+            lost += seed_entries(state.current, state.policy, state.book, stamp)  # of one from before the book
+        if lost:
+            await self._write([price_record(entry) for entry in lost])
         versions = [state.versions[number] for number in sorted(state.versions)]
         lacks = missing_entries(state.audit, versions, state.keys.values())
         lacks += missing_overrides(state.audit.overrides, state.increases.values(), state.freezes.values())

@@ -8,7 +8,7 @@ have the whole of every limit, and what a request gives back is room again in th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -36,10 +36,14 @@ THROTTLE, QUEUE, DOWNGRADE = "throttle", "queue", "downgrade"
 
 @dataclass(frozen=True)
 class Candidate:
-    """The policy that is tried, and the prices of its models by name; a model without a price is left out."""
+    """The policy that is tried, and the prices of its models by name; a model without a price is left out.
+
+    `org_prices` are those of organisations that pay others, by organisation and name.
+    """
 
     policy: Policy
     prices: Mapping[str, Price]
+    org_prices: Mapping[str, Mapping[str, Price]] = field(default_factory=dict)
 
 
 def counted_from_ms(policy: Policy, since_ms: int) -> int:
@@ -71,7 +75,9 @@ class IdealReplica:
         members = [Member(INSTANCE, EPOCH, 0, Weight(1, 1, 0))]
         snapshot = Snapshot(0, INSTANCE, 1, 1, 0, 0, True, 0, 1, members, [], [])
         self._registry.install(snapshot, INSTANCE, EPOCH, 0)
-        self._resolver = Resolver(candidate.policy, 0, candidate.prices, Keyring(), self._registry)
+        self._resolver = Resolver(
+            candidate.policy, 0, candidate.prices, Keyring(), self._registry, org_prices=candidate.org_prices
+        )
         self._resolver.activate()
         self._plans: dict[tuple[object, ...], Plan | Refused] = {}
         self._pacer = Pacer()

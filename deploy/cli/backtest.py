@@ -16,6 +16,7 @@ from deploy.cli.deployment import Deployment, options
 from deploy.cli.examples import examples
 
 if TYPE_CHECKING:
+    from deploy.api import Api
     from deploy.backtest.events import PastEvent
     from deploy.backtest.replica import Candidate
     from deploy.backtest.report import Run
@@ -38,7 +39,7 @@ NAMES = "org, project, team, user, key, model, provider, operation, day"
 @click.option("--until", metavar="WHEN", help="Up to, not including, this moment. [default: now]")
 @click.option("--org", metavar="NAME", help="Only requests of this organisation. [default: all]")
 @click.option("--by", default="team", show_default=True, metavar="NAMES", help=f"With commas: {NAMES}; or rule.")
-@click.option("--reprice", is_flag=True, help="Cost by FILE's prices (its own, else the bundled list), not as charged.")
+@click.option("--reprice", is_flag=True, help="Cost by FILE's own prices and the price book, not as charged.")
 @click.option("--format", "format_", type=click.Choice(get_args(output.Format)), default="table", show_default=True,
               help="How to print; CSV has the groups, or with --by rule the rules.")  # fmt: skip
 @click.option("--progress", is_flag=True, help="Say every two seconds how far it is, on standard error.")
@@ -58,9 +59,9 @@ def command(
     now = datetime.now(UTC)
     since_ms, until_ms = _span(since, until, now)
     names = _names(by)
-    candidate = _candidate(file, until_ms)
     tally = Tally(() if names == (RULE,) else names)
     with deployment.enforcer() as api:
+        candidate = _candidate(file, until_ms, api)
         keys = _keys(api.get("/v1/keys"))
     replica = IdealReplica(candidate, keys, is_repriced=reprice)
     from_ms = counted_from_ms(candidate.policy, since_ms)
@@ -106,16 +107,29 @@ def _names(by: str) -> tuple[str, ...]:
     return names
 
 
-def _candidate(file: Path, now_ms: int) -> Candidate:
+def _candidate(file: Path, now_ms: int, api: Api) -> Candidate:
     """Return the policy of `file` with its prices of `now_ms`; ConfigError with every problem, each naming the file."""
     from deploy.backtest.replica import Candidate
     from deploy.cli.policy import read_file
     from enforcer.adapters.price_list import PriceList
-    from enforcer.core.pricing import resolve
+    from enforcer.core.book import Book
+    from enforcer.core.price_changes import apply_entries, served_models, stamp_of
+    from enforcer.core.resolution import resolve_all
+    from schemas.codec import decode_json
     from schemas.policy_file import load_policy
+    from schemas.prices import PriceEntry
 
-    policy = load_policy(read_file(file), str(file))
-    return Candidate(policy, resolve(policy, PriceList().at(now_ms)).resolved)
+    policy, book, prices = load_policy(read_file(file), str(file)), Book(), PriceList()
+    for line in api.lines("/v1/prices/book").splitlines():
+        book.append(decode_json(PriceEntry, line))
+    listed = {
+        (provider, model): prices.versions(policy.providers[provider], model, policy.models[name])
+        for (provider, model), name in served_models(policy).items()
+    }
+    for entry in apply_entries(policy, listed, book, stamp_of(book, now_ms, "")):
+        book.append(entry)
+    found = resolve_all(policy, book, now_ms)
+    return Candidate(policy, found.resolved, found.orgs)
 
 
 def _keys(answer: dict[str, Any]) -> dict[str, VirtualKey]:

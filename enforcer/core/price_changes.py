@@ -20,7 +20,7 @@ import msgspec
 
 from enforcer.core.book import Book
 from schemas.money import Price
-from schemas.policy import Policy
+from schemas.policy import Policy, PolicyRecord
 from schemas.price_file import PriceFile, PriceItem, is_glob
 from schemas.price_parts import price_of
 from schemas.prices import Daily, Kind, PriceEntry
@@ -42,6 +42,8 @@ class Version(Protocol):
         """Hours with another price."""
 
 
+OURS = frozenset({Kind.POLICY, Kind.CONTRACT, Kind.OVERRIDE, Kind.SELF_HOSTED})
+"""Sources of prices that are not a list's."""
 Listed = Mapping[tuple[str, str], Sequence[Version]]
 """(provider, served model) → what the list says, by time."""
 
@@ -82,6 +84,16 @@ def apply_entries(policy: Policy, listed: Listed, book: Book, stamp: Stamp) -> l
         begun = book.versions((Kind.LIST, "", provider, model, ""))
         if not begun or (known is not None and _is_another(known.price, versions)):
             entries += _list_entries(provider, model, versions, book, stamp)
+    return entries
+
+
+def seed_entries(record: PolicyRecord, policy: Policy, book: Book, stamp: Stamp) -> list[PriceEntry]:
+    """Return what makes the book say the list prices that a version was applied with before there was a book."""
+    entries = []
+    for (provider, model), name in served_models(policy).items():
+        price, series = record.prices.get(name), (Kind.LIST.value, "", provider, model, "")
+        if price is not None and price.source not in OURS and not book.versions(series):
+            entries.append(_entry(series, stamp, 0, price=_bare(price)))
     return entries
 
 
@@ -227,6 +239,11 @@ def _is_another(price: Price | None, versions: Sequence[Version]) -> bool:
 
 def _content(entry: PriceEntry) -> tuple[Any, ...]:
     return _said(entry.price, entry.daily), entry.discounts, entry.volume, entry.valid_to_ms
+
+
+def _bare(price: Price) -> Price:
+    """Return a price as a list says it: its version names no entry of the book."""
+    return msgspec.structs.replace(price, version=price.version.partition("#")[0], listed=None)
 
 
 def _said(price: Price | None, daily: tuple[Daily, ...]) -> tuple[Any, ...]:

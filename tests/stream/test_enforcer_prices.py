@@ -188,3 +188,22 @@ async def test_a_new_version_of_the_document_keeps_the_books_prices() -> None:
     await shop.apply(DOCUMENT + "# more\n")
     assert shop.state.current is not None
     assert (shop.state.current.version, shop.state.current.prices_revision, usd(shop.price())) == (2, 0, 7)
+
+
+async def test_a_version_from_before_the_book_keeps_its_prices() -> None:
+    """Its record says them; they are what the book begins with, and nothing becomes unpriced."""
+    shop = Shop()
+    own = DOCUMENT.replace("models:\n", "models:\n  own: {provider: openai, price: {input: 7, output: 7}}\n")
+    await shop.apply(own)
+    before = dict(shop.state.current.prices) if shop.state.current is not None else {}
+    shop.log.records = [record for record in shop.log.records if record[0] is not PRICES]
+    again = Shop(shop.log)
+    await again.plane.recover()
+    assert len(again.state.book) == 2
+    await again.prices.look()
+    assert again.state.current is not None
+    assert {name: price.tiers for name, price in again.state.current.prices.items()} == {
+        name: price.tiers for name, price in before.items()
+    }
+    assert not again.state.unpriced
+    assert [await again.prices.look(), len(again.state.book)] == [False, 2]
