@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from typing import Any
 
 import httpx
@@ -90,3 +92,26 @@ def _settled(stack: Stack, org: str) -> int:
     if draining or not budgets or budgets[0]["inflight"]:
         return 0
     return int(budgets[0]["settled"])
+
+
+@pytest.mark.slow
+def test_a_replica_that_stops_reads_on_what_it_can(stack: Stack, org: str) -> None:
+    """SIGTERM in the middle of reading on: the answer's own usage is charged, not an estimate, and nothing is lost."""
+    stack.apply(policy(budgets=BUDGET, org=org))
+    secret = stack.key(org=org)["secret"]
+    stopped = stack.pid("ingress-2")
+    before = _billed(stack)
+    story: Any = [{"role": "user", "content": "[[sim output=300 chunks=300 delay_ms=15]] tell me a story"}]
+    chunks = stack.openai(secret, 1).chat.completions.create(
+        model="gpt-4o-mini", messages=story, stream=True, max_tokens=500
+    )
+    next(chunks)
+    chunks.close()
+    eventually(lambda: stack.replicas()[1]["requests"]["draining"] == 1)
+    os.kill(stopped, signal.SIGTERM)
+    after = _account(stack, before["requests"] + 1)
+    eventually(lambda: stack.pid("ingress-2") != stopped)
+    eventually(stack.is_well, 30)
+    billed = (after["input_tokens"] - before["input_tokens"]) * 150 + 300 * 600
+    assert eventually(lambda: _settled(stack, org)) == billed
+    assert stack.json("verify")["ok"] is True
