@@ -1,4 +1,4 @@
-"""`tollway verify`: waits until the loop is at rest and compares the ledgers."""
+"""`tollway verify`: waits until the loop is at rest and compares the ledgers; mends the history where it can."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from deploy.api import Api
-from deploy.cli import output
+from deploy.cli import mend, output
 from deploy.cli.compare import FIELDS, Comparison, add_up, compare, total
 from deploy.cli.deployment import Deployment, options
 from deploy.cli.examples import examples
@@ -53,7 +53,9 @@ class Reading:
         return not self.on_the_way and all(item.agrees for item in self.comparisons)
 
 
-@click.command(epilog=examples("tollway verify", "tollway verify --timeout 120 --json | jq .ok"))
+@click.command(
+    epilog=examples("tollway verify", "tollway verify --timeout 120 --json | jq .ok", "tollway verify --repair --yes")
+)
 @options
 @click.option(
     "--timeout",
@@ -63,13 +65,17 @@ class Reading:
     metavar="SECONDS",
     help="How long to wait for the loop to come to rest.",
 )
+@click.option("--repair", is_flag=True, help="Mend the history where its ledgers differ, from the log and its events.")
+@click.option("--yes", is_flag=True, help="Repair without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(deployment: Deployment, timeout: float, as_json: bool) -> int:
+def command(deployment: Deployment, timeout: float, repair: bool, yes: bool, as_json: bool) -> int:
     """Compare what clients were told, the meter's ledger and ClickHouse, to the nano-dollar.
 
-    Per replica and run: the sums that its clients were told, the meter's, ClickHouse's raw table. Per organisation
-    and day: the meter's, the raw table and the rollups. Waits until nothing is on its way; exit code 1 and the first
-    difference if they do not agree.
+    Per replica and run: the sums that its clients were told, the meter's, ClickHouse's. Per organisation and day: the
+    meter's and ClickHouse's, by each rollup. Waits until nothing is on its way; exit code 1 and the first difference
+    if they do not agree. Then the history compares every event that it keeps with its rollups, hour by hour, and names
+    the range of the log that differs. With --repair it says what can be mended, asks, and does it; the meter is never
+    touched.
     """
     began = time.monotonic()
     with deployment.enforcer(wait_s=timeout) as enforcer, deployment.history(wait_s=timeout) as history:
@@ -82,9 +88,19 @@ def command(deployment: Deployment, timeout: float, as_json: bool) -> int:
             return reading(meter, stored, pending, down, datetime.now(UTC).date(), away)
 
         found, quiet = settle(read, began + timeout, time.monotonic, time.sleep, _Teller().say)
+        audit, repaired = mend.audit(history), None
+        if repair and not audit["ok"]:
+            repaired = mend.repair(history, yes)
+        if repaired is not None:
+            audit, again = repaired["after"], time.monotonic() + timeout
+            found, quiet = settle(read, again, time.monotonic, time.sleep, _Teller().say)
     waited_s = round(time.monotonic() - began, 2)
-    click.echo(output.as_json(as_object(found, quiet, waited_s)) if as_json else as_text(found, quiet))
-    return 0 if found.agrees else 1
+    if as_json:
+        told = {**as_object(found, quiet, waited_s), "ok": found.agrees and audit["ok"]}
+        click.echo(output.as_json({**told, "audit": audit, "repaired": repaired}))
+    else:
+        click.echo("\n".join([as_text(found, quiet), *mend.text_of(audit)]))
+    return 0 if found.agrees and audit["ok"] else 1
 
 
 def reading(

@@ -242,12 +242,17 @@ def _faulty(faults: list[report.Fault]) -> Refused:
 
 def _accounts(app: APIRouter, history: History) -> None:
     @app.get("/ledger")
-    def ledgers() -> dict[str, Any]:
-        """Return integer sums by organisation and day, and by run: from the events, each once, and from the rollups."""
+    def ledgers(exact: bool = False) -> dict[str, Any]:
+        """Return integer sums by organisation and day, and by run; `exact`: from every event instead of the rollups.
+
+        That the rollups are what the events add up to is what the audit is for.
+        """
+        by_day = ledger.BY_DAY if exact else ledger.ROLLUP_BY_DAY
+        by_run = ledger.RAW_BY_RUN if exact else ledger.BY_RUN
         with _asking(history, "ledger"):
             rows = history.store.rows
             return {
-                "events": ledger.by_day(rows(ledger.BY_DAY)) + ledger.by_run(rows(ledger.BY_RUN)),
+                "events": ledger.by_day(rows(by_day)) + ledger.by_run(rows(by_run)),
                 "rollups": ledger.by_day(rows(ledger.ROLLUP_BY_DAY)),
                 "actors": ledger.by_day(rows(ledger.ACTORS_BY_DAY)),
             }

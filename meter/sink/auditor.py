@@ -103,7 +103,7 @@ class Auditor:
             within += audit.twice(self._store.rows(audit.TWICE))
         confirmed = self._confirmed(within, alone=len(lanes) == self._shards)
         audits = [self._of_lane(lane, confirmed, first=not number) for number, lane in enumerate(_sorted(lanes))]
-        hours = sum(min(span.until, now_s + HOUR_S) - span.since for span in spans) // HOUR_S
+        hours = sum(DAY_S // HOUR_S if span.whole_days else NEWEST_HOURS for span in spans)
         return Found(now_s * 1000, audits, hours, time.monotonic() - began, sorted(lanes))
 
     def _of_lane(self, lane: Lane, inside: list[Difference], first: bool) -> Audit:

@@ -33,6 +33,9 @@ KNOWN = f"""
         AND src_partition = {{partition:Int32}} AND instance = {{instance:String}} AND epoch = {{epoch:Int64}}
         AND seq >= {{first:Int64}} AND seq <= {{last:Int64}}
 """  # noqa: S608 - our own name
+COLUMNS = (
+    "SELECT name FROM system.columns WHERE database = currentDatabase() AND table = {name:String} ORDER BY position"
+)
 FEED = "SELECT as_select FROM system.tables WHERE database = currentDatabase() AND name = {name:String}"
 
 _log = structlog.get_logger("history.repair")
@@ -92,7 +95,10 @@ class Repairer:
             feed = str(self._store.rows(FEED, {"name": f"{rollup}_feed"})[0][0])
             self._store.command(f"DROP TABLE IF EXISTS {stage} SYNC")
             self._store.command(f"CREATE TABLE {stage} AS {rollup}")
-            self._store.command(f"INSERT INTO {stage} {repair.anew(feed, step.month)}")
+            names = ", ".join(str(name) for (name,) in self._store.rows(COLUMNS, {"name": rollup}))
+            self._store.command(
+                f"INSERT INTO {stage} ({names}) SELECT {names} FROM ({repair.anew(feed, step.month)})"  # noqa: S608 - our own
+            )
             self._store.command(f"ALTER TABLE {rollup} REPLACE PARTITION {step.month} FROM {stage}")
             self._store.command(f"DROP TABLE {stage} SYNC")
 

@@ -155,6 +155,7 @@ async def _check_ledger(sink: SinkProcess, priced: list[UsageEvent], unpriced: l
     of = {part: {account["key"]: account["totals"] for account in found} for part, found in ledger.items()}
     assert of["rollups"] == of["actors"] == by_day
     assert of["events"] == {**by_day, "instance=ingress-1/epoch=1": as_dict([*priced, *unpriced])}
+    assert (await sink.get("/v1/ledger", exact="true"))["events"] == ledger["events"]
 
 
 async def _check_reports(sink: SinkProcess) -> None:

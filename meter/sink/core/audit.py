@@ -43,6 +43,7 @@ _LEDGER_MORE = "sum(t.rows), sum(t.digest), min(t.first_seq), max(t.last_seq), m
 _RUN = "src_log, src_topic, src_partition, instance, epoch"
 _SINCE = "toDateTime({since:Int64}, 'UTC')"
 _UNTIL = "toDateTime({until:Int64}, 'UTC')"
+# The type of a column has to be met: against a DateTime the engine leaves out the part of the last second of a month.
 _HOURS = f"t.hour >= {_SINCE} AND t.hour < {_UNTIL}"
 _LIMITS = "SETTINGS max_execution_time = 60, do_not_merge_across_partitions_select_final = 1"
 # Names and expressions are this module's own; bounds are bound.
@@ -51,7 +52,9 @@ EVENTS = f"""
         sum(t.stands_for), sum(t.charge_requests), sum(t.{_INPUT.format("t")}), sum(t.{_OUTPUT.format("t")}),
         sum(ifNull(t.cost_usd, toDecimal64(0, 9))), sumIf(t.stands_for, t.cost_usd IS NULL), sum(t.charge_usd),
         toInt64(count()), sum(cityHash64(t.id)), min(t.seq), max(t.seq), min(t.src_offset), max(t.src_offset)
-    FROM usage_events AS t FINAL WHERE t.occurred_at >= {_SINCE} AND t.occurred_at < {_UNTIL}
+    FROM usage_events AS t FINAL
+    WHERE t.occurred_at >= toDateTime64({{since:Int64}}, 3, 'UTC')
+        AND t.occurred_at < toDateTime64({{until:Int64}}, 3, 'UTC')
     GROUP BY {_RUN}, t.org, hour {_LIMITS}
 """  # noqa: S608
 RUN_HOURS = f"""
