@@ -1,7 +1,7 @@
 """Plays cassettes: answers written after the public references of providers, through the readers that serve requests.
 
-A cassette names its server, the page that it follows, the operation, what was asked, the answer (a JSON object, or the
-events of a stream), and what the reader has to make of it.
+A cassette names its server, the page that it follows, the operation, what was asked (with the sizes of files, if it is
+a form), the answer (a JSON object, text, or the events of a stream), and what the reader has to make of it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ingress.core.multipart import File, Form
 from ingress.core.protocols import OPERATIONS, Operation
+from ingress.core.protocols_media import MEDIA_OPERATIONS
 from ingress.core.reported import Reported
 from ingress.core.sse import EventReader, EventRelay
 from schemas.tokens import TokenUsage
 
 FOLDER = Path(__file__).parent / "cassettes"
-BY_NAME = {operation.name: operation for operation in OPERATIONS}
+BY_NAME = {operation.name: operation for operation in (*OPERATIONS, *MEDIA_OPERATIONS)}
 
 
 class Played(NamedTuple):
@@ -48,9 +50,21 @@ class Cassette:
     def body(self) -> bytes:
         """The answer's bytes."""
         if not self.is_stream:
-            return json.dumps(self.fields["answer"], ensure_ascii=False).encode()
+            answer = self.fields["answer"]
+            return (answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)).encode()
         text = "".join(f"{event}\n\n" for event in self.fields["events"])
         return text.replace("\n", self.fields.get("line_end", "\n")).encode()
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What was asked, as the reader of its operation takes it."""
+        fields: dict[str, Any] = self.fields["request"]
+        if "files" not in self.fields:
+            return fields
+        form = Form()
+        form.update(fields)
+        form.files += [File(name, size, b"ID3") for name, sizes in self.fields["files"].items() for size in sizes]
+        return form
 
     def reader(self) -> EventReader:
         """Return a new reader for the stream."""

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingress.core.counts import MAX_TOKENS
-from ingress.core.protocols import OPERATIONS
 from schemas.flags import ODD
-from tests.contract.cassette_player import Cassette, cassettes
+from tests.contract.cassette_player import BY_NAME, Cassette, cassettes
 
 ALL = cassettes()
 STREAMS = [cassette for cassette in ALL if cassette.is_stream]
@@ -52,17 +51,20 @@ def test_classes_sum_to_the_provider_s_total(cassette: Cassette) -> None:
 
 
 def test_cassettes_cover_what_is_served() -> None:
-    """Every operation that speaks JSON, streams of every protocol, many servers; each says where it is from."""
+    """Every operation, streams of all that have them, many servers; each says where it is from."""
     assert len(ALL) >= 40
-    assert {cassette.operation.name for cassette in ALL} == {operation.name for operation in OPERATIONS}
-    streamed = {"chat.completions", "completions", "responses", "messages"}
+    assert {cassette.operation.name for cassette in ALL} == set(BY_NAME)
+    streamed = {
+        "chat.completions", "completions", "responses", "messages", "images.generations", "images.edits",
+        "audio.speech", "audio.transcriptions",
+    }  # fmt: skip
     assert {cassette.operation.name for cassette in STREAMS} == streamed
     assert len({cassette.fields["server"] for cassette in ALL}) >= 15
     for cassette in ALL:
         assert cassette.fields["source"].startswith("https://"), cassette
         assert set(cassette.fields) <= {
             "server", "source", "operation", "request", "note", "answer", "events", "hides_usage", "line_end",
-            "expected",
+            "expected", "files",
         }  # fmt: skip
         assert not SECRET.search(cassette.body.decode()), cassette
 
@@ -70,7 +72,7 @@ def test_cassettes_cover_what_is_served() -> None:
 @pytest.mark.parametrize("cassette", ALL, ids=repr)
 def test_request_of_a_cassette_is_understood(cassette: Cassette) -> None:
     """The essentials of the request pass the reader of its operation."""
-    ask = cassette.operation.read(cassette.fields["request"])
+    ask = cassette.operation.read(cassette.request)
     assert ask.model == cassette.fields["request"]["model"]
     assert ask.stream is cassette.is_stream
 
