@@ -68,8 +68,8 @@ class Recorded(msgspec.Struct, frozen=True):
 class PricePlane:
     """The one who records prices."""
 
-    def __init__(self, plane: ControlPlane, clock: Callable[[], int]) -> None:
-        self._plane, self._clock = plane, clock
+    def __init__(self, plane: ControlPlane, clock: Callable[[], int], every_s: float = EVERY_S) -> None:
+        self._plane, self._clock, self._every_s = plane, clock, every_s
         self._seen: tuple[int, int, int] = (-1, -1, -1)
         self._next_ms: int | None = None
 
@@ -111,7 +111,7 @@ class PricePlane:
                 await self.look()
             except TransportError as error:
                 _log.warning("prices not published, will be tried again", error=str(error))
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(self._every_s)
 
     async def look(self) -> bool:
         """Publish the prices of the version in force if they are others by now; tell whether they were."""
