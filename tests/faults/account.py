@@ -80,9 +80,15 @@ def examine(receipts: Sequence[Receipt], served: Iterable[Served], events: Seque
     for event in by_id.values():
         if event.id not in named:
             spare[event.key].append(event)
+    keyless = [event for event in spare[""] if event.status == "refused"]
+    spare[""] = [event for event in spare[""] if event.status != "refused"]
     for receipt in receipts:
+        asked = at_provider.get(receipt.nonce)
         event_or_none = by_id.get(receipt.event_id) if receipt.event_id else _spare(spare, receipt.key)
-        _examine_one(receipt, at_provider.get(receipt.nonce), event_or_none, found)
+        if event_or_none is None and not receipt.event_id and asked is None and keyless:
+            keyless.pop()  # refused by a replica that did not know any key yet, and died before it could say so
+        _examine_one(receipt, asked, event_or_none, found)
+    spare[""] += keyless
     for key, left in spare.items():
         found.doubled += [f"event {event.id} ({event.status}) of {key} is of no request" for event in left]
     return found

@@ -140,9 +140,10 @@ class Surgeon:
         while time.monotonic() < deadline and not await self._deployment.is_ready(act.role):
             if await process.ended(POLL_S):
                 return True
-        if not act.point.startswith(NEED_A_FULL_SPOOL):
+        if not act.point.startswith(NEED_A_SMALL_SPOOL):
             return await process.ended(REACHED_S)
-        self._deployment.doors[act.role].hold()
+        if act.point.startswith(NEED_A_FULL_SPOOL):
+            self._deployment.doors[act.role].hold()
         with self._traffic.hurried(MORE_CLIENTS):
             return await process.ended(FULL_S)
 

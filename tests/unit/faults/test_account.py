@@ -94,6 +94,14 @@ def test_a_starting_replica_may_refuse_without_a_key() -> None:
     assert _found([receipt], [], [replace(refused, status="settled")]).wrong
 
 
+def test_a_refusal_without_a_key_may_be_of_a_request_without_an_answer() -> None:
+    """A replica may die between the event of a refusal and its answer, before it knows any key."""
+    refused = replace(UNKNOWN, key="", status="refused")
+    assert _found([ANSWERED, UNANSWERED], SERVED[:1], [EVENT, refused]).is_clean
+    assert _found([ANSWERED], SERVED[:1], [EVENT, refused]).doubled
+    assert _found([ANSWERED, UNANSWERED], SERVED, [EVENT, refused]).lost
+
+
 def test_folded_events_are_compared_by_number_and_sum() -> None:
     """Two requests in one row are two; three would be one too many, one would be one too few."""
     other = replace(ANSWERED, nonce="n3", event_id="e3")
