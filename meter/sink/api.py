@@ -18,22 +18,20 @@ from decimal import Decimal
 from typing import Any, Literal, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, SecretStr
-from starlette.exceptions import HTTPException
 
-from meter.sink import audit_routes, cost_routes
+from meter.sink import audit_routes, cost_routes, refusals
 from meter.sink.auditor import Auditor
 from meter.sink.core import avoided, ledger, report, usage_pages
 from meter.sink.core.errors import BadQuery, StoreUnavailable
 from meter.sink.lane import LaneStatus
+from meter.sink.refusals import Refused
 from meter.sink.repair import Repairer
 from meter.sink.store import Store
 from meter.sink.telemetry import Metrics
 
-AUTHENTICATE = {"WWW-Authenticate": "Bearer"}
 FIRST_ROW = "SELECT * FROM enforcement_decisions FINAL WHERE id = {id:UUID} LIMIT 1"
 COUNT = "SELECT sum(rows) FROM system.parts WHERE active AND database = currentDatabase() AND table = {name:String}"
 
@@ -56,25 +54,6 @@ class History(Protocol):
         """Return the partitions."""
 
 
-class Refused(Exception):
-    """An answer other than the one that was asked for."""
-
-    def __init__(
-        self, status: int, message: str, field: str = "", problems: list[str] | None = None,
-        waiting: list[str] | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(message)
-        self.status = status
-        error: dict[str, Any] = {"message": message}
-        if field:
-            error["field"] = field
-        if problems:
-            error["problems"] = problems
-        if waiting:  # nothing was done with the request
-            error["waiting"] = waiting
-        self.body = {"error": error}
-
-
 class SqlRequest(BaseModel):
     """One query."""
 
@@ -87,7 +66,7 @@ class SqlRequest(BaseModel):
 def application(history: History, token: SecretStr) -> FastAPI:
     """Return the routes over `history`; `token` is what `/v1` asks for."""
     app = FastAPI(title="Tollway history", docs_url=None, redoc_url=None, openapi_url=None)
-    _errors(app)
+    refusals.add(app)
     _health(app, history)
     guarded = APIRouter(prefix="/v1", dependencies=[Depends(_guard(token)), Depends(_open(history))])
     _queries(guarded, history)
@@ -97,24 +76,6 @@ def application(history: History, token: SecretStr) -> FastAPI:
     cost_routes.add(guarded, lambda: history.store, lambda path: _asking(history, path), _faulty)
     app.include_router(guarded)
     return app
-
-
-def _errors(app: FastAPI) -> None:
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> JSONResponse:
-        return JSONResponse(error.body, error.status, headers=AUTHENTICATE if error.status == 401 else None)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [
-            f"{'.'.join(str(part) for part in found['loc'][1:]) or 'body'}: {found['msg']}" for found in error.errors()
-        ]
-        field = ".".join(str(part) for part in error.errors()[0]["loc"][1:])
-        return JSONResponse(Refused(422, "; ".join(problems), field, problems).body, 422)
-
-    @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse(Refused(error.status_code, str(error.detail)).body, error.status_code)
 
 
 def _health(app: FastAPI, history: History) -> None:

@@ -54,9 +54,10 @@ class Worker:
         prefix = settings.kafka.topic_prefix
         self._settings = settings
         self._store = store
-        self._usage, self._decisions = topic_name(USAGE, prefix), topic_name(DECISIONS, prefix)
+        self.usage_topic, self._decisions = topic_name(USAGE, prefix), topic_name(DECISIONS, prefix)
+        topics = (self.usage_topic, self._decisions)
         self.log = self._log = KafkaLog(
-            settings.kafka, settings.group, f"{settings.group}-{settings.instance}", (self._usage, self._decisions),
+            settings.kafka, settings.group, f"{settings.group}-{settings.instance}", topics,
             topic_name(USAGE_DLQ, prefix), wall_ms,
         )  # fmt: skip
         self._limits = Limits(settings.max_batch_rows, settings.max_batch_age_ms, settings.retry_s)
@@ -65,7 +66,7 @@ class Worker:
         self._lanes: dict[TopicPartition, Lane] = {}
         self._number = 0
         self._counts: dict[TopicPartition, Counts] = {}
-        self._starts = Starts(store, self._log, self._usage, self._limits, self._counts)
+        self._starts = Starts(store, self._log, self.usage_topic, self._limits, self._counts)
         self._flushes: dict[asyncio.Task[bool], TopicPartition] = {}
         self._checked_holes: dict[TopicPartition, int] = {}
         self._mismatch_since: float | None = None
@@ -84,11 +85,6 @@ class Worker:
         """Records and events that were none of ours, since the process began."""
         return sum(counts.undecodable for counts in self._counts.values())
 
-    @property
-    def usage_topic(self) -> str:
-        """The topic of usage."""
-        return self._usage
-
     def status(self) -> list[LaneStatus]:
         """Return the state of every partition that was taken up."""
         now_ms = wall_ms()
@@ -106,7 +102,9 @@ class Worker:
                 await asyncio.wait(busy)
             if self._stopping.is_set():
                 raise TransportError("the history is stopping")
-            yield {tp.partition: lane for tp, lane in self._lanes.items() if tp.topic == self._usage and lane.is_whole}
+            yield {
+                tp.partition: lane for tp, lane in self._lanes.items() if tp.topic == self.usage_topic and lane.is_whole
+            }
         finally:
             self._held -= 1
 
@@ -167,6 +165,8 @@ class Worker:
                 self._hand_out(await self._log.read(READ_MS, READ_RECORDS))
             elif self._flushes:
                 await asyncio.wait(self._flushes, timeout=READ_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
+            else:  # somebody keeps batches from being inserted
+                await asyncio.sleep(READ_MS / 1000)
         except KafkaError as error:
             _log.warning("reading failed", error=repr(error))
             await asyncio.sleep(PAUSE_S)

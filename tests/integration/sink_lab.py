@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from deploy.topics import create
 from schemas.connection import KafkaConnection
+from schemas.crash_points import VARIABLE
 
 TOKEN = "a-token-for-tests-only"
 DEADLINE_S = 60.0
@@ -66,6 +67,17 @@ class SinkProcess:
     async def stop(self) -> int:
         """Stop as a supervisor does; return the exit code."""
         return await self._end(signal.SIGTERM)
+
+    async def dies_at(self, place: str) -> None:
+        """Start with a place to be killed at; return when that has happened. See `schemas.crash_points`."""
+        environment = {**self._environment, VARIABLE: place}
+        with self.log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "meter.sink", env=environment, stderr=log, stdin=asyncio.subprocess.DEVNULL
+            )
+        self._process = process
+        async with asyncio.timeout(DEADLINE_S):
+            assert await process.wait() == -signal.SIGKILL
 
     async def kill(self) -> None:
         """Kill −9."""

@@ -16,6 +16,7 @@ from meter.sink.rows import Source, Table
 from meter.sink.store import ClickHouse
 from schemas.codec import decode_json, encode_decisions, encode_event
 from schemas.connection import KafkaConnection
+from schemas.crash_points import SINK_POINTS
 from schemas.deadletters import DeadLetter
 from schemas.ids import format_id
 from schemas.usage import Attribution, UsageEvent
@@ -200,6 +201,32 @@ async def _check_refusals(sink: SinkProcess) -> None:
         assert (answer.status_code, bool(answer.json()["error"]["message"])) == (status, True)
     missing = await sink.http.get("/v1/decisions/00000000-0000-0000-0000-00000000ffff")
     assert missing.status_code == 404
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_each_marked_step_is_one_at_which_it_may_be_killed(
+    broker: Broker, topic_prefix: str, tmp_path: Path
+) -> None:
+    """Killed at each place of a batch over two months, each event is there once after the next start."""
+    connection = connection_to(broker, topic_prefix)
+    sent: list[UsageEvent] = []
+    async with a_producer(connection) as producer, a_sink(connection, tmp_path / "state", max_batch_age_ms=30) as sink:
+        for seq, place in enumerate(SINK_POINTS[:4], 1):
+            assert await sink.stop() == 0
+            events = [an_event(occurred_ms=MONTH_END_MS + when, cost_nanos=7) for when in (-1, 0, 0)]
+            await producer.send_and_wait(f"{topic_prefix}usage", a_batch(events, seq), partition=1)
+            sent += events
+            await sink.dies_at(place)
+            await sink.start()
+            await sink.up_to(seq)
+            sums = await sink.sql(
+                "SELECT count(), count() FROM usage_events"
+                " UNION ALL SELECT sum(events), sum(requests) FROM usage_hourly"
+                " UNION ALL SELECT sum(events), sum(requests) FROM usage_daily_actor"
+                " UNION ALL SELECT sum(events), sum(requests) FROM usage_ledger_hourly"
+            )
+            assert sums == [[len(sent), len(sent)]] * 4, place
 
 
 @pytest.mark.timeout(180)
