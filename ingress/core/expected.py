@@ -42,6 +42,11 @@ def is_by_tokens(price: Price | None, expected: Expected) -> bool:
     return price is not None and not any(name in price.units for name in expected.most_units)
 
 
+def costs_tokens(price: Price, usage: TokenUsage) -> bool:
+    """Tell whether tokens cost anything by a price, which may have units as well."""
+    return any(_femtos(rates, usage) for rates in price.tiers)
+
+
 def charged(reported: Reported, expected: Expected, price: Price | None) -> tuple[TokenUsage, str, Reported]:
     """Return the usage of an answer, where it is from, and the report that says so with the units that are billed.
 
@@ -53,7 +58,8 @@ def charged(reported: Reported, expected: Expected, price: Price | None) -> tupl
     if expected.is_nothing:
         return NO_TOKENS, NONE, reported
     told = reported.usage if reported.usage is None or reported.usage.total else None
-    if is_by_tokens(price, expected) or (price is None and told is not None):
+    is_priced = told is not None and reported.is_final and price is not None and costs_tokens(price, told)
+    if is_priced or is_by_tokens(price, expected) or (price is None and told is not None):
         return _by_tokens(reported, told, expected)
     usage = NO_TOKENS if told is None else told
     if reported.units:
@@ -90,6 +96,11 @@ def _filled(reported: Reported, told: TokenUsage, likely: TokenUsage) -> TokenUs
     return told
 
 
+def holds_tokens(price: Price | None, expected: Expected) -> bool:
+    """Tell whether a request may be billed by tokens."""
+    return price is None or is_by_tokens(price, expected) or costs_tokens(price, expected.most)
+
+
 def most_nanos(expected: Expected, price: Price | None, reserve_price: Price) -> int:
     """Return what a request may cost at most, in nano-USD, rounded up; tokens by the dearest tier.
 
@@ -99,7 +110,7 @@ def most_nanos(expected: Expected, price: Price | None, reserve_price: Price) ->
         reserve_price: the same with a price for whatever it lacks.
     """
     tokens = units = 0
-    if price is None or is_by_tokens(price, expected):
+    if holds_tokens(price, expected):
         femtos = max((_femtos(rates, expected.most) for rates in reserve_price.tiers), default=0)
         tokens = -(-femtos // FEMTOS_PER_NANO) + reserve_price.request_nanos
     if not is_by_tokens(price, expected):

@@ -7,7 +7,7 @@ count, so all of it is reserved at once, and it is never cut off.
 from __future__ import annotations
 
 from ingress.core.cutoff import CutOff
-from ingress.core.expected import Expected, is_by_tokens, most_nanos
+from ingress.core.expected import Expected, holds_tokens, most_nanos
 from ingress.core.learned import Profile
 from ingress.core.plan import Plan
 from ingress.core.reported import NOTHING_REPORTED
@@ -29,7 +29,7 @@ class MediaReservation(Reservation):
         self.prompt_bytes = self.miss_tokens = self.miss_nanos = 0
         self.input_tokens = self.output_tokens = self.nanos = 0
         if not expected.is_nothing:
-            if plan.price is None or is_by_tokens(plan.price, expected):
+            if holds_tokens(plan.price, expected):
                 self.input_tokens, self.output_tokens = expected.most.all_input, expected.most.all_output
             self.nanos = most_nanos(expected, plan.price, plan.reserve_price)
         self.most_tokens = self.output_tokens

@@ -236,6 +236,18 @@ def test_what_is_told_is_charged_as_the_price_has_it() -> None:
     assert charged(unknown, IMAGES, BY_IMAGE)[2].units == {"images": 2}
 
 
+def test_price_by_both_bills_the_tokens_that_are_told() -> None:
+    """Where a price has tokens and units, told tokens are not charged a second time; the dearer one is held."""
+    both = msgspec.structs.replace(BY_TOKENS, units={"images": 40_000_000_000})
+    told = Reported(usage=TokenUsage(5, image_output=9), units={"images": 1})
+    usage, source, report = charged(told, IMAGES, both)
+    assert (usage, source, report.units) == (told.usage, "provider", {})
+    assert charged(NOTHING_REPORTED, IMAGES, both)[2].units == {"images": 2}
+    assert most_nanos(IMAGES, both, both) == 2 * 40_000 + 1
+    cheap = msgspec.structs.replace(BY_TOKENS, units={"images": 1_000})
+    assert most_nanos(IMAGES, cheap, cheap) == 20 + 6_000 * 6
+
+
 def test_half_a_usage_is_completed_by_what_is_likely() -> None:
     """The side that is known stays, the other one is what is likely if that is more."""
     half = Reported("", TokenUsage(500), False, knows_input=True, knows_output=False)
