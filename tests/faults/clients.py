@@ -21,6 +21,8 @@ from tests.faults.scenario import Key, Offer, offer
 
 ANSWER_S = 4.0
 """A client waits no longer for an answer."""
+ELSEWHERE = 0.3
+"""So many requests of a client go to any replica; the others to its usual one."""
 PAUSE_S = (0.002, 0.03)
 AGAIN_S = 0.1
 """After a broken connection or a refusal."""
@@ -151,15 +153,16 @@ class Traffic:
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _open: set[Connection] = field(default_factory=set)
 
-    def begin(self, clients: int) -> None:
-        """Let more clients go on until `end`."""
+    def begin(self, clients: int, replica: int | None = None) -> None:
+        """Let more clients go on until `end`; they ask `replica` alone, if one is given."""
         for number in range(len(self._tasks), len(self._tasks) + clients):
-            self._tasks.append(asyncio.create_task(self._client(number), name=f"client {self.name}.{number}"))
+            client = self._client(number, replica)
+            self._tasks.append(asyncio.create_task(client, name=f"client {self.name}.{number}"))
 
     @contextlib.contextmanager
-    def hurried(self, clients: int) -> Iterator[None]:
-        """Let more clients begin, and none of them pause for as long as this lasts."""
-        self.begin(clients)
+    def hurried(self, clients: int, replica: int) -> Iterator[None]:
+        """Let more clients begin, all at one replica, and none pause for as long as this lasts."""
+        self.begin(clients, replica)
         self.is_hurried = True
         try:
             yield
@@ -173,12 +176,13 @@ class Traffic:
         for connection in self._open:
             connection.close()
 
-    async def _client(self, number: int) -> None:
+    async def _client(self, number: int, only: int | None) -> None:
         rng = random.Random(f"{self.seed}/client/{number}")
         known: dict[int, Connection] = {}
         key, count = next(self.keys, None), 0
         while not self._ending and key is not None:
-            replica = rng.randrange(len(self.addresses)) if rng.random() < 0.3 else number % len(self.addresses)
+            usual = number % len(self.addresses) if only is None else only
+            replica = rng.randrange(len(self.addresses)) if only is None and rng.random() < ELSEWHERE else usual
             count += 1
             wanted = offer(rng, f"{self.name}.{key.id}.{number}-{count}")
             receipt = Receipt(wanted.nonce, key.id, replica)

@@ -15,7 +15,7 @@ import httpx
 from schemas.crash_points import VARIABLE
 from tests.clickhouse_faults import Fault
 from tests.faults.clients import Traffic
-from tests.faults.deployment import ROLES, Deployment
+from tests.faults.deployment import INGRESSES, ROLES, Deployment
 from tests.faults.schedule import STORE_FAULTS, Act
 
 REACHED_S = 10.0
@@ -144,7 +144,7 @@ class Surgeon:
             return await process.ended(REACHED_S)
         if act.point.startswith(NEED_A_FULL_SPOOL):
             self._deployment.doors[act.role].hold()
-        with self._traffic.hurried(MORE_CLIENTS):
+        with self._traffic.hurried(MORE_CLIENTS, INGRESSES.index(act.role)):
             return await process.ended(FULL_S)
 
     async def _freeze(self, act: Act, outcome: Outcome) -> None:
@@ -189,7 +189,7 @@ class Surgeon:
         door.hold()
         deadline = time.monotonic() + FULL_S
         outcome.reached = False
-        with self._traffic.hurried(MORE_CLIENTS):
+        with self._traffic.hurried(MORE_CLIENTS, INGRESSES.index(act.role)):
             while time.monotonic() < deadline and not outcome.reached:
                 await asyncio.sleep(POLL_S)
                 with contextlib.suppress(httpx.HTTPError):
