@@ -42,8 +42,6 @@ class Version(Protocol):
         """Hours with another price."""
 
 
-OURS = frozenset({Kind.POLICY, Kind.CONTRACT, Kind.OVERRIDE, Kind.SELF_HOSTED})
-"""Sources of prices that are not a list's."""
 Listed = Mapping[tuple[str, str], Sequence[Version]]
 """(provider, served model) → what the list says, by time."""
 
@@ -88,12 +86,16 @@ def apply_entries(policy: Policy, listed: Listed, book: Book, stamp: Stamp) -> l
 
 
 def seed_entries(record: PolicyRecord, policy: Policy, book: Book, stamp: Stamp) -> list[PriceEntry]:
-    """Return what makes the book say the list prices that a version was applied with before there was a book."""
+    """Return what makes the book say the list prices that a version was applied with before there was a book.
+
+    Versions of prices out of a book name their entry behind a `#`.
+    """
     entries = []
     for (provider, model), name in served_models(policy).items():
         price, series = record.prices.get(name), (Kind.LIST.value, "", provider, model, "")
-        if price is not None and price.source not in OURS and not book.versions(series):
-            entries.append(_entry(series, stamp, 0, price=_bare(price)))
+        is_ours = price is None or price.source == Kind.POLICY or "#" in price.version
+        if not is_ours and not book.versions(series):
+            entries.append(_entry(series, stamp, 0, price=price))
     return entries
 
 
@@ -239,11 +241,6 @@ def _is_another(price: Price | None, versions: Sequence[Version]) -> bool:
 
 def _content(entry: PriceEntry) -> tuple[Any, ...]:
     return _said(entry.price, entry.daily), entry.discounts, entry.volume, entry.valid_to_ms
-
-
-def _bare(price: Price) -> Price:
-    """Return a price as a list says it: its version names no entry of the book."""
-    return msgspec.structs.replace(price, version=price.version.partition("#")[0], listed=None)
 
 
 def _said(price: Price | None, daily: tuple[Daily, ...]) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from enforcer.adapters.price_list import PriceList
@@ -10,9 +11,10 @@ from enforcer.core.control import ControlState
 from enforcer.errors import Refusal
 from enforcer.prices import PricePlane, Recorded
 from schemas.audit import AuditEntry, broken_link
-from schemas.codec import decode_json
+from schemas.codec import decode_json, encode_json
 from schemas.errors import TransportError
 from schemas.money import Price
+from schemas.policy import PolicyRecord
 from schemas.topics import AUDIT, POLICY, PRICES
 from tests.stream.enforcer_log import FakeLog
 from tests.unit.enforcer.enforcer_parts import DOCUMENT
@@ -196,7 +198,15 @@ async def test_a_version_from_before_the_book_keeps_its_prices() -> None:
     own = DOCUMENT.replace("models:\n", "models:\n  own: {provider: openai, price: {input: 7, output: 7}}\n")
     await shop.apply(own)
     before = dict(shop.state.current.prices) if shop.state.current is not None else {}
-    shop.log.records = [record for record in shop.log.records if record[0] is not PRICES]
+    record = decode_json(PolicyRecord, shop.log.of(POLICY)[0] or b"")
+    known = {
+        name: msgspec.structs.replace(price, version=price.version.partition("#")[0])
+        for name, price in record.prices.items()
+    }
+    old = encode_json(msgspec.structs.replace(record, prices=known))
+    shop.log.records = [
+        (topic, key, old if topic is POLICY else value) for topic, key, value in shop.log.records if topic is not PRICES
+    ]
     again = Shop(shop.log)
     await again.plane.recover()
     assert len(again.state.book) == 2
@@ -207,3 +217,17 @@ async def test_a_version_from_before_the_book_keeps_its_prices() -> None:
     }
     assert not again.state.unpriced
     assert [await again.prices.look(), len(again.state.book)] == [False, 2]
+
+
+async def test_a_restart_records_nothing_that_the_book_has() -> None:
+    """Whatever the source of a price is called: only prices that name no entry are from before the book."""
+    shop = Shop()
+    await shop.apply(DOCUMENT.replace("models:\n", "models:\n  mine: {provider: openai, upstream: llama}\n"))
+    mine = (
+        "source: measured\nprices: [{provider: openai, model: llama, kind: self-hosted, price: {input: 1, output: 1}}]"
+    )
+    await shop.record(f"source: measured\nprices: [{item}]")
+    again = Shop(shop.log)
+    before = len(again.log.records)
+    await again.plane.recover()
+    assert len(again.log.records) == before
