@@ -223,9 +223,7 @@ async def test_a_restart_records_nothing_that_the_book_has() -> None:
     """Whatever the source of a price is called: only prices that name no entry are from before the book."""
     shop = Shop()
     await shop.apply(DOCUMENT.replace("models:\n", "models:\n  mine: {provider: openai, upstream: llama}\n"))
-    mine = (
-        "source: measured\nprices: [{provider: openai, model: llama, kind: self-hosted, price: {input: 1, output: 1}}]"
-    )
+    item = "{provider: openai, model: llama, kind: self-hosted, price: {input: 1, output: 1}}"
     await shop.record(f"source: measured\nprices: [{item}]")
     again = Shop(shop.log)
     before = len(again.log.records)
