@@ -56,7 +56,7 @@ class IngressSettings(BaseSettings):
     """When the log is synced: never by itself, at intervals, or before anybody is told of what is on it."""
     fsync_ms: int = Field(default=100, ge=50, le=200)
     """The interval."""
-    spool_max_bytes: int = Field(default=2 * 1024**3, ge=4 * 1024**2)
+    spool_max_bytes: int = Field(default=2 * 1024**3, ge=1024**2)
     """How much of the log may wait for the broker. An alarm from 80 % on, sums instead of single events from 90 % on,
     503 at all of it. Two files of reserve, 16 MiB or a sixteenth of this each, are kept beside it."""
     spool_max_age_s: int = Field(default=24 * 3_600, ge=1)
