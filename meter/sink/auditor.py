@@ -75,7 +75,8 @@ class Auditor:
         await asyncio.sleep(min(FIRST_AFTER_S, self._every_s))
         while True:
             try:
-                await self.look(everything=False)
+                if not self._worker.waiting:
+                    await self.look(everything=False)
             except TransportError as error:
                 self._seen(None)
                 _log.warning("could not compare the ledgers", error=str(error))
@@ -85,7 +86,12 @@ class Auditor:
         """Compare the newest hours and a day, or everything, and publish what is found; TransportError if it cannot."""
         async with self._turn:
             async with self._worker.at_rest() as lanes:
+                if not lanes:
+                    raise TransportError("no partition of the log is taken up yet")
+                number = self._worker.log.assignment.number
                 found = await asyncio.to_thread(self.compare, lanes, everything)
+                if self._worker.log.assignment.number != number:  # another history may have inserted meanwhile
+                    raise TransportError("partitions have moved to another history")
             for one in found.audits:
                 await self._worker.log.publish(self._topic, str(one.partition), encode_json(one))
         self.last = found

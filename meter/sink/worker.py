@@ -80,11 +80,6 @@ class Worker:
             return ["partitions of the log"]
         return sorted(f"position of {tp.topic}/{tp.partition}" for tp in partitions if tp not in self._lanes)
 
-    @property
-    def undecodable(self) -> int:
-        """Records and events that were none of ours, since the process began."""
-        return sum(counts.undecodable for counts in self._counts.values())
-
     def status(self) -> list[LaneStatus]:
         """Return the state of every partition that was taken up."""
         now_ms = wall_ms()

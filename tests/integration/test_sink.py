@@ -204,7 +204,7 @@ async def _check_refusals(sink: SinkProcess) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_each_marked_step_is_one_at_which_it_may_be_killed(
     broker: Broker, topic_prefix: str, tmp_path: Path
 ) -> None:
@@ -213,7 +213,7 @@ async def test_each_marked_step_is_one_at_which_it_may_be_killed(
     sent: list[UsageEvent] = []
     async with a_producer(connection) as producer, a_sink(connection, tmp_path / "state", max_batch_age_ms=30) as sink:
         for seq, place in enumerate(SINK_POINTS[:4], 1):
-            assert await sink.stop() == 0
+            await sink.kill()
             events = [an_event(occurred_ms=MONTH_END_MS + when, cost_nanos=7) for when in (-1, 0, 0)]
             await producer.send_and_wait(f"{topic_prefix}usage", a_batch(events, seq), partition=1)
             sent += events

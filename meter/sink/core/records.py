@@ -11,9 +11,10 @@ import msgspec
 from meter.sink.core.books import Entry as Told
 from meter.sink.core.buffer import Entry
 from meter.sink.core.watermarks import Judgement, Run, Watermarks
+from schemas.adjusting import is_adjustment
 from schemas.codec import decode_decisions, decode_record
 from schemas.decisions import Decision
-from schemas.usage import Batch, Kind, Totals, UsageEvent
+from schemas.usage import Batch, Totals, UsageEvent
 
 _decode = msgspec.msgpack.Decoder(UsageEvent).decode
 """As `schemas.codec.decode_event`; this is called for every event."""
@@ -118,17 +119,10 @@ def _take(entry: Entry[UsageRecord], record: UsageRecord, chosen: Chosen) -> Non
     kept = [
         PlacedEvent(event, instance, epoch, seq, offset, number, logged_ms)
         for number, event in numbered
-        if (event.charge_requests | event.charge_tokens | event.charge_nanos) >= 0 or _may_give_back(event)
+        if (event.charge_requests | event.charge_tokens | event.charge_nanos) >= 0 or is_adjustment(event)
     ]
     chosen.events += kept
     chosen.undecodable += len(raws) - len(kept)
-
-
-def _may_give_back(event: UsageEvent) -> bool:
-    """Return whether an event may charge less than nothing: an adjustment, of money alone."""
-    if event.detail is None or event.detail.kind != Kind.ADJUSTMENT:
-        return False
-    return event.charge_requests >= 0 and event.charge_tokens >= 0
 
 
 def _readable(raws: Iterable[msgspec.Raw]) -> Iterator[tuple[int, UsageEvent]]:
