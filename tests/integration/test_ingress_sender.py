@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -288,6 +289,45 @@ async def test_a_broker_outage_delays_and_loses_nothing(
             assert kafka.bootstrap == connection.bootstrap
             await until(lambda: replica.journal.unsent_events == 0, "all sent", 40.0)
             assert replica.journal.wal_bytes < 4 * 64 * 1024
+            assert await replica.stop(10.0)
+            assert ids_of(await deployment.usage()) == sorted(client.answered)
+            assert deployment.faults == []
+
+
+@pytest.mark.slow
+async def test_a_broker_that_has_forgotten_a_sequence_gets_another_producer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that is set back on the broker makes it refuse the producer's next sequence: what follows arrives."""
+    monkeypatch.setattr(producer, "STUCK_S", 120.0)
+    async with EmbeddedKafka(tmp_path / "broker") as kafka:
+        connection = KafkaConnection(bootstrap=kafka.bootstrap, partitions=PARTITIONS)
+        await topics.create(connection)
+        async with lab(connection) as deployment:
+            await deployment.apply(1, governed.POLICY[: governed.POLICY.index("limits:")])
+            await deployment.issue(governed.key_of())
+            replica = deployment.governance(tmp_path / "replica")
+            async with deployment.meter():
+                client = await ready(replica)
+            assert client.send(1)
+            await until(lambda: replica.journal.unsent_events == 0 and client.answered, "the first is sent")
+            await kafka.stop()
+            (log,) = (tmp_path / "broker").rglob(f"{deployment.name(USAGE)}-{MINE}")
+            shutil.copytree(log, tmp_path / "earlier")
+            await kafka.start()
+            sent = replica.sender.sent_records
+            await until(lambda: replica.sender.sent_records > sent + 4 * PARTITIONS, "heartbeats", 60.0)
+            assert kafka.pid is not None
+            os.kill(kafka.pid, signal.SIGKILL)  # one that stops says so, and the producer is given up before
+            await kafka.stop()
+            recreated = replica.producer.recreated
+            shutil.rmtree(log)
+            shutil.copytree(tmp_path / "earlier", log)  # without the heartbeats, and what it knew of the producer
+            await kafka.start()
+            await until(lambda: replica.producer.recreated > recreated, "another producer", 60.0)
+            assert "OutOfOrderSequence" in replica.producer.last_fault
+            assert client.send(1)
+            await until(lambda: len(client.answered) == 2 and not replica.journal.unsent_events, "all sent", 60.0)
             assert await replica.stop(10.0)
             assert ids_of(await deployment.usage()) == sorted(client.answered)
             assert deployment.faults == []
