@@ -193,6 +193,19 @@ def add(into: dict[str, int], sums: Sums) -> None:
         into[name] += sums.get(name, 0)
 
 
+def miscounted(rows: Mapping[str, Sums], ledgers: Mapping[str, Mapping[str, Sums]], found: Findings) -> None:
+    """Add to `found` where ledgers (by name, of sums by organisation) have other sums than the rows, one by one."""
+    for name, ledger in ledgers.items():
+        for org in sorted({*rows, *ledger}):
+            mine, others = rows.get(org, {}), ledger.get(org, {})
+            more = others.get("events", 0) - mine.get("events", 0)
+            if more:
+                kind = found.doubled if more > 0 else found.lost
+                kind += [f"{name}: {abs(more)} events {'more' if more > 0 else 'less'} than there are rows of {org!r}"]
+            elif problem := difference({"rows": {org: mine}, name: {org: others}}):
+                found.wrong.append(problem)
+
+
 def difference(ledgers: Mapping[str, Mapping[str, Sums]]) -> str:
     """Return in words where ledgers (by name, of sums by account) differ first; empty if they agree."""
     accounts = sorted({account for ledger in ledgers.values() for account in ledger})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.faults.account import Event, Findings, add_up, difference, examine, examine_folded
+from tests.faults.account import Event, Findings, add_up, difference, examine, examine_folded, miscounted
 from tests.faults.clients import Receipt
 from tests.faults.scenario import nanos_of
 from tests.faults.upstream import Served
@@ -132,3 +132,16 @@ def test_ledgers_that_differ_are_told_apart() -> None:
     other = {"org-1": {**rows["org-1"], "charge_nanos": 1}}
     assert "org-1: charge_nanos: rows" in difference({"rows": rows, "meter": other})
     assert "org-1: events: rows 2, meter 0" in difference({"rows": rows, "meter": {}})
+
+
+def test_ledgers_that_count_more_or_less_than_there_are_rows_have_doubled_or_lost() -> None:
+    """A ledger without ids is judged by its number of events; where that is right, by its other sums."""
+    rows = add_up([EVENT, UNKNOWN])
+    less, other = add_up([EVENT]), add_up([EVENT, replace(UNKNOWN, charge_nanos=1)])
+    for ledger, kinds in ((rows, (0, 0, 0)), (less, (1, 0, 0)), (other, (0, 0, 1))):
+        found = Findings()
+        miscounted(rows, {"meter": ledger}, found)
+        assert (len(found.lost), len(found.doubled), len(found.wrong)) == kinds
+    found = Findings()
+    miscounted(less, {"meter": rows}, found)
+    assert len(found.doubled) == 1
