@@ -15,6 +15,7 @@ from ingress.core.caps import NO_CAPS, Broken, broken_cap
 from ingress.core.climb import Climb
 from ingress.core.errors import error_body
 from ingress.core.estimate import reserved_nanos
+from ingress.core.fees import fees_of
 from ingress.core.head import HeaderList, RequestHead, read_head
 from ingress.core.holding import MediaReservation
 from ingress.core.plan import Hold, Plan
@@ -259,7 +260,7 @@ class Admitting:
         expected = self._ask.expected
         if expected is not None:
             return MediaReservation(expected, plan, profile)
-        return Reservation(self._ask, plan, self._body, profile, self._operation.has_output)
+        return Reservation(self._ask, plan, self._body, profile, self._operation.has_output, fees_of(self._fields))
 
     def _cheaper(self, plan: Plan) -> Plan | None:
         """Return the plan that `plan`'s policy goes on with at the cap, if this request can be served by it."""
@@ -281,6 +282,7 @@ class Admitting:
             nanos = reserved.nanos
         else:
             nanos = reserved_nanos(plan.reserve_price, tokens, most, b'"cache_control"' in self._body)
+            nanos += reserved.fee_nanos + reserved.fees_beyond_nanos
         given = next((name for name in OUTPUT_PARAMETERS if self._fields.get(name) is not None), "")
         return broken_cap(plan.caps, self._operation.shape, given, tokens, most, nanos)
 

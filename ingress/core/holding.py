@@ -26,7 +26,7 @@ class MediaReservation(Reservation):
         self.profile = profile
         self._price = plan.reserve_price
         self._writes_cache = self._is_cut_off = self._can_shrink = False
-        self.prompt_bytes = self.miss_tokens = self.miss_nanos = 0
+        self.prompt_bytes = self.miss_tokens = self.miss_nanos = self.fee_nanos = self.fees_beyond_nanos = 0
         self.input_tokens = self.output_tokens = self.nanos = 0
         if not expected.is_nothing:
             if holds_tokens(plan.price, expected):

@@ -11,7 +11,8 @@
 | under a strict rule | the maximum asked for, else the model's, in the dearest classes | nothing |
 
 A client that asks for 64,000 tokens and uses 900 must not empty a small budget meanwhile; so nothing but a strict rule
-holds what is merely possible. What may be used beyond a reservation is stated as the overshoot bound.
+holds what is merely possible. Tools of the provider's are held as `fees` says. What may be used beyond a reservation
+is stated as the overshoot bound.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Protocol
 
 from ingress.core.ask import Ask
 from ingress.core.estimate import missed_nanos, most_nanos, reserved_input, reserved_nanos
+from ingress.core.fees import NO_FEES, Fees
 from ingress.core.learned import SCALE, Profile
 from schemas.money import FEMTOS_PER_NANO, Price, rates_for
 
@@ -60,11 +62,13 @@ class Reservation:
     """What one request holds, and what it is made of."""
 
     __slots__ = (
-        "_can_shrink", "_is_cut_off", "_price", "_writes_cache", "input_tokens", "miss_nanos", "miss_tokens",
-        "most_tokens", "nanos", "output_tokens", "profile", "prompt_bytes", "tokens",
+        "_can_shrink", "_is_cut_off", "_price", "_writes_cache", "fee_nanos", "fees_beyond_nanos", "input_tokens",
+        "miss_nanos", "miss_tokens", "most_tokens", "nanos", "output_tokens", "profile", "prompt_bytes", "tokens",
     )  # fmt: skip
 
-    def __init__(self, ask: Ask, plan: Reserved, body: bytes, profile: Profile, has_output: bool) -> None:
+    def __init__(
+        self, ask: Ask, plan: Reserved, body: bytes, profile: Profile, has_output: bool, fees: Fees = NO_FEES
+    ) -> None:
         """Decide what to hold for a request.
 
         Args:
@@ -73,6 +77,7 @@ class Reservation:
             body: the request's.
             profile: what is known of the model.
             has_output: whether the operation has any.
+            fees: of the provider's tools that the request offers.
         """
         strict, price = plan.is_strict, plan.reserve_price
         self.profile = profile
@@ -99,6 +104,12 @@ class Reservation:
             self.nanos = most_nanos(price, self.input_tokens, self.output_tokens, b'"audio"' in body)
         else:
             self.nanos = reserved_nanos(price, self.input_tokens, self.output_tokens, self._writes_cache)
+        self.fee_nanos = self.fees_beyond_nanos = 0
+        """What is held for tools of the provider's, and what they may cost beyond it."""
+        if fees is not NO_FEES:
+            self.fee_nanos, self.fees_beyond_nanos = fees.nanos(price, strict)
+            self.nanos += self.fee_nanos
+            self.miss_nanos += self.fees_beyond_nanos
 
     def shrink_to(self, short: Shortage) -> bool:
         """Hold less, if a limit as a whole is smaller than what was only assumed of the output; tell whether."""
@@ -106,13 +117,13 @@ class Reservation:
             return False
         fits = short.limit - self.input_tokens
         if short.measure == "cost":
-            least = reserved_nanos(self._price, self.input_tokens, 0, self._writes_cache)
+            least = reserved_nanos(self._price, self.input_tokens, 0, self._writes_cache) + self.fee_nanos
             fits = _affordable(self._price, self.input_tokens, short.limit - least)
         if not 0 < fits < self.output_tokens:
             return False
         rest, self.output_tokens = self.output_tokens - fits, fits
         self.tokens -= rest
-        self.nanos = reserved_nanos(self._price, self.input_tokens, fits, self._writes_cache)
+        self.nanos = reserved_nanos(self._price, self.input_tokens, fits, self._writes_cache) + self.fee_nanos
         self.miss_tokens += rest
         self.miss_nanos += 0 if self._is_cut_off else missed_nanos(self._price, 0, rest)
         return True

@@ -41,10 +41,10 @@ class Outflow:
     """The output of one stream, and the part of it that is reserved."""
 
     __slots__ = (
-        "_base", "_before", "_before_open", "_block_pieces", "_block_text", "_density", "_due_bytes", "_held_nanos",
-        "_held_tokens", "_input_femtos", "_is_known", "_last", "_mark", "_most", "_other", "_pieces", "_price", "_rate",
-        "_reader", "_text", "_told", "_told_text", "_waiting", "_waiting_bytes", "ask_at", "claimed", "covered",
-        "input", "open_choices", "output",
+        "_base", "_before", "_before_open", "_block_pieces", "_block_text", "_density", "_due_bytes", "_fee_nanos",
+        "_held_nanos", "_held_tokens", "_input_femtos", "_is_known", "_last", "_mark", "_most", "_other", "_pieces",
+        "_price", "_rate", "_reader", "_text", "_told", "_told_text", "_waiting", "_waiting_bytes", "ask_at", "claimed",
+        "covered", "input", "open_choices", "output",
     )  # fmt: skip
 
     def __init__(self, ask: Ask, reserved: Reservation, price: Price, reader: EventReader) -> None:
@@ -55,7 +55,7 @@ class Outflow:
         self._price = price
         self._density = reserved.profile.model.text.bound
         self._most = NEVER if ask.output_tokens is None else reserved.most_tokens
-        self._held_tokens, self._held_nanos = reserved.tokens, reserved.nanos
+        self._held_tokens, self._held_nanos, self._fee_nanos = reserved.tokens, reserved.nanos, reserved.fee_nanos
         self._base = self._pieces = self._text = self._told_text = 0
         self._block_pieces = self._block_text = self._other = 0
         self._is_known = False
@@ -168,7 +168,7 @@ class Outflow:
             usage.input * rates.input + usage.cache_read * rates.cache_read + usage.cache_write * rates.cache_write
             + usage.cache_write_1h * rates.cache_write_1h + usage.audio_input * rates.audio_input
             + usage.image_input * (rates.input if rates.image_input < 0 else rates.image_input)
-            + self._price.request_nanos * FEMTOS_PER_NANO
+            + (self._price.request_nanos + self._fee_nanos) * FEMTOS_PER_NANO
         )  # fmt: skip
         self._cover()
 
