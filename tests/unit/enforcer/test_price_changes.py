@@ -140,6 +140,26 @@ def test_contracts_of_an_organisation_are_its_own() -> None:
     assert resolve_all(POLICY, Book(), DAY).unpriced == ["gpt-4o-mini"]
 
 
+def test_what_begins_or_ends_is_reported_as_that() -> None:
+    """A long context that goes, a fee that comes; another series that comes before does not hide what is recorded."""
+    before = Book()
+    _import(before, DAY, Said(0, price(1)))
+    own = "prices: [{provider: openai, model: gpt-4o-mini, kind: %s, price: {%s}}]"
+    _file(before, 2 * DAY, own % ("override", "input: 1, output: 5, long_context: [{above: 9, input: 2, output: 6}]"))
+    after = before.copy()
+    entries = _file(after, 3 * DAY, own % ("override", "input: 0, output: 5, request: 0.01 USD"))
+    (change,) = report(entries, before, after, POLICY, 3 * DAY)
+    assert change.differences == [
+        "input 1 → 0 (-100.0%)", "input above 9 2 → none", "output above 9 6 → none", "request 0.01 (new)",
+    ]  # fmt: skip
+    back = after.copy()
+    (change,) = report(_file(back, 4 * DAY, own % ("override", "input: 1, output: 5")), after, back, POLICY, 4 * DAY)
+    assert (change.most_ppm, change.differences[0]) == (1_000_000_000, "input 0 → 1")
+    hidden = back.copy()
+    (change,) = report(_file(hidden, 5 * DAY, own % ("list", "input: 8, output: 5")), back, hidden, POLICY, 5 * DAY)
+    assert change.differences == ["input 1 → 8 (+700.0%)"]
+
+
 def test_a_withdrawal_of_nothing_is_nothing() -> None:
     """It would only fill the book."""
     text = "prices: [{provider: openai, model: gpt-4o-mini, kind: override, withdrawn: true}]"
@@ -205,6 +225,10 @@ def test_what_a_file_names_must_be_there() -> None:
         ("provider: p, model: m, org: acme, price: {input: 1, output: 1}", "a list is for all"),
         ("provider: p, model: m, kind: contract, discounts: [{percent: 10}]", "write a percentage"),
         ("provider: p, model: m, kind: contract, discounts: [{percent: 101%}]", "write a percentage"),
+        ("provider: p, model: m, kind: contract, discounts: [{percent: some%}]", "write a percentage"),
+        ("provider: p, model: m, kind: contract, volume: {by: tokens, steps: [{above: 9, discounts: []},"
+         " {above: 9, discounts: []}]}", "order steps by `above`"),
+        ("provider: p, model: m, price: {input: 1, output: 1, units: many}", "valid dictionary"),
         ("provider: p, model: m, kind: contract, discounts: [{percent: 10%, of: tokens}]", "is not billed; use input"),
         ("provider: p, model: m, from: 2026-12-01T00:00:00, price: {input: 1, output: 1}", "timezone"),
         ("provider: p, model: m, from: 2026-12-02T00:00:00Z, to: 2026-12-01T00:00:00Z, withdrawn: true",
@@ -223,6 +247,12 @@ def test_a_file_with_a_fault_is_refused_with_place_and_remedy(item: str, problem
         load_prices(f"prices:\n  - {{{item}}}", "prices.yaml")
     assert problem in str(raised.value.problems)
     assert all(line.startswith("prices.yaml: prices.0") for line in raised.value.problems)
+
+
+def test_a_file_without_prices_is_refused() -> None:
+    """It would change nothing, and somebody thinks that it does."""
+    with pytest.raises(ConfigError, match="there is none; add one"):
+        load_prices("prices: []")
 
 
 def test_another_currency_is_refused() -> None:

@@ -182,3 +182,20 @@ def test_hours_of_the_day_are_kept_as_hours() -> None:
     assert last.price is not None
     assert [(daily.from_minute, daily.to_minute) for daily in last.daily] == [(60, 240), (360, 600)]
     assert {daily.price.tiers[0].input for daily in last.daily} == {2 * last.price.tiers[0].input}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"input_mtok": Decimal("0.0000000001"), "output_mtok": Decimal(1)},
+        {"input_mtok": Decimal(1), "output_mtok": Decimal(1), "requests_kcount": Decimal("0.0000001")},
+        {"input_mtok": Decimal(1)},
+        {"input_document_kpages": Decimal(1)},
+        {"web_searches_kcount": Decimal("1e-16")},
+    ],
+)
+def test_what_cannot_be_held_exactly_has_no_price(said: dict[str, Decimal]) -> None:
+    """More decimals than a rate has, an input without an output, pages: none, not nearly."""
+    found = types.ModelInfo("m", types.ClauseEquals("m"), prices=types.ModelPrice(**said))
+    listed = types.Provider("p", "P", "https://p", models=[found])
+    assert PriceList()._version_at(listed, found, MODEL, 0).price is None

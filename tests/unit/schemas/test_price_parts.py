@@ -62,6 +62,7 @@ def test_all_that_a_price_can_say() -> None:
         ({"input": 1, "output": 1, "units": {"images": "€1"}}, "is in €"),
         ({"input": 1, "output": 1, "request": "1 GBP"}, "is in GBP"),
         ({"input": True, "output": 1}, "write a number"),
+        ({"input": 1, "output": 1, "units": {"images": "0.0000000000000001 USD"}}, "more than fifteen decimals"),
     ],
 )
 def test_what_is_mistaken_is_refused_with_what_to_write(fields: dict[str, Any], message: str) -> None:
