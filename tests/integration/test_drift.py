@@ -22,7 +22,7 @@ from tests.integration.test_history_repair import Replica, change, post
 async def test_drift_is_told_once_with_its_range_and_so_is_its_end(
     broker: Broker, topic_prefix: str, tmp_path: Path
 ) -> None:
-    """Nothing is said while ledgers agree; a row that is deleted is one alert, its repair one more; status says both."""
+    """Nothing is said while ledgers agree; a row that is deleted is one alert, a repair one more; status says both."""
     connection = KafkaConnection(bootstrap=broker.bootstrap, topic_prefix=topic_prefix, partitions=1)
 
     async def told(count: int) -> list[Any]:
