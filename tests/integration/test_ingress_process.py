@@ -64,9 +64,10 @@ async def counted(deployment: Lab) -> Counter[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_a_stop_ends_streams_within_the_stated_time(deployment: Lab, provider: Simulator, tmp_path: Path) -> None:
     """Readiness goes first; what has not ended in time is cut and settled; all of it is on the log, once."""
-    async with Process(deployment.connection, tmp_path, provider.url, drain_s=1, flush_s=2) as ingress:
+    async with Process(deployment.connection, tmp_path, provider.url, drain_s=1, flush_s=2, fsync="always") as ingress:
         await ingress.start()
         short = [asyncio.create_task(ingress.ask("chunks=4 delay_ms=100", True), name=f"short-{n}") for n in range(4)]
         long = [asyncio.create_task(ingress.ask("chunks=20 delay_ms=900", True), name=f"long-{n}") for n in range(4)]
@@ -74,7 +75,8 @@ async def test_a_stop_ends_streams_within_the_stated_time(deployment: Lab, provi
         async def under_way() -> bool:
             return len(ingress.seen) == 8
 
-        await until(under_way, 10)
+        await until(under_way, 20)
+        assert (await ingress.status())["wal"]["power_loss_may_take"].startswith("nothing")
         began = time.monotonic()
         code = await ingress.stop()
         took_s = time.monotonic() - began
@@ -90,13 +92,13 @@ async def test_a_stop_ends_streams_within_the_stated_time(deployment: Lab, provi
 
 PLACES = (
     "ingress.admission_written:5", "ingress.terminal_written:5", "ingress.cut_noted:9", "ingress.replaying",
-    "ingress.produced:9", "ingress.replayed", "ingress.segment_made:2", "ingress.segment_begun:2",
-    "ingress.replaying:2",
+    "ingress.produced:9", "ingress.replayed", "ingress.segment_begun:2",
 )  # fmt: skip
 """Where one run after the other is killed; replays are those of what the run before has left."""
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_a_kill_at_each_step_counts_everything_once(deployment: Lab, provider: Simulator, tmp_path: Path) -> None:
     """Killed at one step after the other: each answer, and each request that got out, is on the log once."""
     async with Process(deployment.connection, tmp_path, provider.url, spool_max_bytes=1024**2) as ingress:
@@ -124,6 +126,7 @@ async def folded(ingress: Process) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("place", ["", "ingress.fold_noted"])
 async def test_a_spool_that_fills_is_folded_and_replayed_elsewhere(
     tmp_path: Path, provider: Simulator, place: str

@@ -295,6 +295,7 @@ async def test_a_broker_outage_delays_and_loses_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_a_broker_that_has_forgotten_a_sequence_gets_another_producer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
