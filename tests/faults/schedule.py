@@ -116,7 +116,8 @@ def kills(seed: int) -> list[Schedule]:
     made = []
     for number, role in enumerate(dict.fromkeys(KILLED)):
         rng = random.Random(f"kills/{seed}/{role}")
-        made.append(Schedule(seed + number, (_act(("kill", role, ""), rng, rng.uniform(*TRAFFIC_S)),)))
+        embedded = SERVER * (seed + number) + 1
+        made.append(Schedule(embedded, (_act(("kill", role, ""), rng, rng.uniform(*TRAFFIC_S)),)))
     return made
 
 
