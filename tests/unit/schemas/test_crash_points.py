@@ -57,4 +57,6 @@ def test_the_places_in_the_code_are_those_of_the_registry() -> None:
         for path in (ROOT / package).rglob("*.py"):
             called.update(CALL.findall(path.read_text()))
     assert called <= POINTS
+    ingress = "".join(path.read_text() for path in (ROOT / "ingress").rglob("*.py"))
+    assert [name for name in INGRESS_POINTS if f'"{name}"' not in ingress] == []
     assert all(name.startswith("ingress.") for name in INGRESS_POINTS)
