@@ -58,7 +58,7 @@ def _nowhere(name: str) -> None:
     """Do nothing."""
 
 
-def crasher(spec: str) -> Callable[[str], None]:
+def crash_at(spec: str) -> Callable[[str], None]:
     """Return what `crash_here` is for a value of the variable; ConfigError if it names no place."""
     if not spec:
         return _nowhere
@@ -80,7 +80,7 @@ def crasher(spec: str) -> Callable[[str], None]:
     return crash
 
 
-crash_here = crasher(os.environ.get(VARIABLE, ""))  # noqa: TID251 - has to be known before any process has settings
+crash_here = crash_at(os.environ.get(VARIABLE, ""))  # noqa: TID251 - has to be known before any process has settings
 """Call it with a name of `POINTS` at the place."""
 IS_ARMED = crash_here is not _nowhere
 """Whether there is a place at which this process is to die: lets the hottest paths save the call."""

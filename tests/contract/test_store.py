@@ -32,7 +32,13 @@ from tests.history_builders import ACME, MONTH_END_MS, NOW_MS, a_decision, an_ev
 SOURCE = Source("cluster", "usage", 2)
 
 
-@pytest.fixture(params=["clickhouse", pytest.param("clickhouse_over_http", marks=pytest.mark.slow), pytest.param("clickhouse_server", marks=pytest.mark.container)])
+@pytest.fixture(
+    params=[
+        "clickhouse",
+        pytest.param("clickhouse_over_http", marks=pytest.mark.slow),
+        pytest.param("clickhouse_server", marks=pytest.mark.container),
+    ]
+)
 def store(request: pytest.FixtureRequest) -> ClickHouse:
     """Return a store of each kind."""
     found: ClickHouse = request.getfixturevalue(request.param)

@@ -88,7 +88,7 @@ async def test_prices_are_recorded_and_told() -> None:
         ({"document": "prices: [{provider: openai}]"}, 422, "prices.0.model"),
         ({"document": OVERRIDE, "base": 0}, 409, "somebody recorded prices in between"),
         ({"document": OVERRIDE.replace("provider: openai", "provider: nobody")}, 422, "name a provider of the policy"),
-        ({"dokument": ""}, 422, "unknown field"),
+        ({"text": ""}, 422, "unknown field"),
     ],
 )
 async def test_what_cannot_be_recorded_is_refused(body: dict[str, Any], status: int, named: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.crash_points import INGRESS_POINTS, POINTS, VARIABLE, crasher
+from schemas.crash_points import INGRESS_POINTS, POINTS, VARIABLE, crash_at
 from schemas.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -41,13 +41,13 @@ def test_the_process_is_killed_at_the_named_place_and_time() -> None:
 def test_a_misspelt_place_is_an_error_at_start(spec: str) -> None:
     """A typo would otherwise be a test without a fault."""
     with pytest.raises(ConfigError, match=r"TOLLWAY_CRASH_AT"):
-        crasher(spec)
+        crash_at(spec)
 
 
 def test_a_place_that_is_not_registered_is_an_error_where_it_is_reached() -> None:
     """Also the code may not misspell a name."""
     with pytest.raises(ValueError, match="no name"):
-        crasher("ingress.produced")("ingress.elsewhere")
+        crash_at("ingress.produced")("ingress.elsewhere")
 
 
 def test_the_places_in_the_code_are_those_of_the_registry() -> None:
