@@ -20,6 +20,7 @@ from ingress.adapters.leftover import check_partitions
 from ingress.adapters.producer import Producer
 from ingress.adapters.recovery import Backlog
 from ingress.adapters.replay import Replay
+from ingress.adapters.reserve import Reserve
 from ingress.adapters.wal import find_segments
 from schemas.codec import decode_event, decode_record
 from schemas.connection import KafkaConnection
@@ -116,6 +117,7 @@ async def replay(path: Path, connection: KafkaConnection, now_ms: Callable[[], i
         sending = Replay(backlogs, producer, usage, decisions, connection.partitions, now_ms)
         async with asyncio.timeout(timeout_s):
             await asyncio.gather(*(sending.run(partition) for partition in range(connection.partitions)))
+        Reserve(state.wal, 0).give_up()
         return Sent(str(path), len(backlogs), sending.records)
     except TimeoutError:
         fault = producer.last_fault if producer is not None else ""

@@ -65,7 +65,9 @@ class Governance:
         self.instance = instance
         self.rejoins = 0
         try:
-            backlogs = left_behind(self._state_dir.wal, connection.partitions, safety.bound.max_bytes)
+            size = segment_bytes or safety.segment_bytes
+            reserve = Reserve(self._state_dir.wal, size)
+            backlogs = left_behind(self._state_dir.wal, connection.partitions, safety.bound.max_bytes, reserve)
             epoch = self._state_dir.next_epoch(now_ms() // 1000)
         except BaseException:
             self._state_dir.release()
@@ -74,8 +76,7 @@ class Governance:
         self.registry = Registry(connection.partitions)
         self.laps = Laps(connection.partitions)
         self.producer = Producer(connection, instance)
-        wal = Wal(self._state_dir.wal, epoch, segment_bytes or safety.segment_bytes)
-        reserve = Reserve(self._state_dir.wal, wal.segment_bytes)
+        wal = Wal(self._state_dir.wal, epoch, size)
         self.journal = Journal(
             wal, self.registry, instance, epoch, on_fault=on_fault, syncer=safety.syncer_of(wal, on_fault),
             take_reserve=lambda: reserve.take(LOG),
@@ -98,6 +99,7 @@ class Governance:
             backlog_bytes=lambda: self.sender.replay.size,
             backlog_since_ms=lambda: 0 if self.sender.replay.is_done else self.sender.replay.since_ms,
             now_ms=now_ms,
+            on_fault=on_fault,
         )
         self.sender.on_watch = self.spool.look
         self.journal.on_dirty = self.sender.note_dirty

@@ -9,6 +9,7 @@ import structlog
 from ingress.adapters.compaction import SUFFIX, Task, fold
 from ingress.adapters.marks import Checkpoint
 from ingress.adapters.recovery import Backlog
+from ingress.adapters.reserve import FOLD, Reserve
 from ingress.adapters.spool import ALARM, delete
 from ingress.adapters.wal import Wal, find_segments
 from schemas.errors import ConfigError
@@ -16,8 +17,10 @@ from schemas.errors import ConfigError
 _log = structlog.get_logger("ingress.spool")
 
 
-def left_behind(directory: Path, partitions: int, max_bytes: int) -> list[Backlog]:
+def left_behind(directory: Path, partitions: int, max_bytes: int, reserve: Reserve | None = None) -> list[Backlog]:
     """Return the logs of earlier runs, oldest first.
+
+    Folds them if they are nearly all that may be kept, or if the disk has no room for the `reserve` beside them.
 
     Raises:
         ConfigError: the log is that of a deployment with other partitions.
@@ -28,13 +31,14 @@ def left_behind(directory: Path, partitions: int, max_bytes: int) -> list[Backlo
     backlogs = [Backlog(segments) for segments in find_segments(directory).values()]
     for backlog in backlogs:
         check_partitions(backlog, partitions, directory)
-    if sum(backlog.size for backlog in backlogs) >= ALARM * max_bytes:
+    is_short = reserve is not None and not reserve.fill()
+    if backlogs and (is_short or sum(backlog.size for backlog in backlogs) >= ALARM * max_bytes):
         room = int(max_bytes * ALARM) // len(backlogs)
-        backlogs = [_folded(backlog, room) for backlog in backlogs]
+        backlogs = [_folded(backlog, room, reserve) for backlog in backlogs]
     return backlogs
 
 
-def _folded(backlog: Backlog, room: int) -> Backlog:
+def _folded(backlog: Backlog, room: int, reserve: Reserve | None) -> Backlog:
     """Return a log whose events that no record holds are sums; the log as it is if there is no room for that."""
     segments = backlog.segments
     if not backlog.lanes or not any(lane.count(lane.state.through, lane.state.events) for lane in backlog.lanes):
@@ -42,7 +46,7 @@ def _folded(backlog: Backlog, room: int) -> Backlog:
     before = backlog.size
     checkpoint = Checkpoint(backlog.instance, backlog.epoch, [lane.state for lane in backlog.lanes])
     try:
-        folded = fold(Task(segments, checkpoint, room, None, lambda: True))
+        folded = fold(Task(segments, checkpoint, room, None if reserve is None else reserve.lend(FOLD), lambda: True))
     except OSError as error:
         _log.error("spool_not_folded", fault=f"{type(error).__name__}: {error}", run=segments[0].run)
         return backlog
@@ -50,6 +54,9 @@ def _folded(backlog: Backlog, room: int) -> Backlog:
     wal.segments = segments
     _, replaced = wal.replace_first(len(segments), folded.path, folded.size)
     delete(replaced)
+    if reserve is not None:
+        reserve.check(FOLD)
+        reserve.fill()
     _log.warning("spool_folded", run=segments[0].run, bytes_before=before, bytes=folded.size)
     return Backlog(wal.segments)
 

@@ -21,8 +21,8 @@ from ingress.adapters.journal import Journal
 from ingress.adapters.marks import checkpoints, encode
 from ingress.adapters.reserve import FOLD as FOR_FOLDS
 from ingress.adapters.reserve import Reserve
-from ingress.adapters.wal import WalCorrupt
 from schemas.crash_points import crash_here
+from schemas.errors import TollwayError
 
 ALARM, FOLD, FULL = 0.8, 0.9, 1.0
 """Parts of the bound."""
@@ -45,6 +45,7 @@ class Spool:
     def __init__(
         self, journal: Journal, bound: Bound, reserve: Reserve, *, backlog_bytes: Callable[[], int],
         backlog_since_ms: Callable[[], int], now_ms: Callable[[], int],
+        on_fault: Callable[[BaseException], None] = lambda error: None,
     ) -> None:  # fmt: skip
         """Begin to watch.
 
@@ -55,8 +56,10 @@ class Spool:
             backlog_bytes: what earlier runs have left.
             backlog_since_ms: since when that waits; 0 if there is nothing.
             now_ms: the wall clock.
+            on_fault: called when a folded segment cannot be taken: the process has to stop.
         """
         self._journal = journal
+        self._on_fault = on_fault
         self._bound = bound
         self._reserve = reserve
         self._backlog_bytes, self._backlog_since_ms = backlog_bytes, backlog_since_ms
@@ -141,11 +144,16 @@ class Spool:
         try:
             segments = journal.hold()
             if segments:
-                state = checkpoints.decode(encode(journal.checkpoint()))  # a copy: the loop goes on
-                room = int(self._bound.max_bytes * (FOLD - AGAIN)) - journal.wal.segments[-1].size
-                await self._replace(Task(segments, state, room, self._reserve.lend(FOR_FOLDS), self._is_wanted))
-                journal.release()
+                try:
+                    state = checkpoints.decode(encode(journal.checkpoint()))  # a copy: the loop goes on
+                    room = int(self._bound.max_bytes * (FOLD - AGAIN)) - journal.wal.segments[-1].size
+                    await self._replace(Task(segments, state, room, self._reserve.lend(FOR_FOLDS), self._is_wanted))
+                finally:
+                    journal.release()
                 self._folded_size = journal.wal.size
+        except Exception as error:
+            self._on_fault(error)
+            raise
         finally:
             self._folding = None
 
@@ -158,7 +166,7 @@ class Spool:
             folded = await asyncio.to_thread(fold, task)
         except Aborted:
             return
-        except (OSError, WalCorrupt) as error:
+        except (OSError, TollwayError) as error:
             _log.error("spool_not_folded", fault=f"{type(error).__name__}: {error}")
             return
         finally:

@@ -311,3 +311,36 @@ async def test_a_log_that_cannot_be_read_is_not_folded(tmp_path: Path) -> None:
     assert lab.spool.folds == 0
     with pytest.raises(WalCorrupt):
         Backlog(find_segments(tmp_path)[7])
+
+
+async def test_a_start_on_a_full_disk_makes_room_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the killed run has left is folded into its own reserve; then there is room for the next run."""
+    lab = Lab(tmp_path)
+    await lab.write(60)
+    lab.journal.close(delete=False)
+    lab.reserve.path(LOG).unlink()  # it was used when the disk became full
+    disk = FullDisk(monkeypatch)
+    reserve = Reserve(tmp_path, SEGMENT)
+    (backlog,) = left_behind(tmp_path, 2, 1 << 30, reserve)
+    assert not reserve.is_whole
+    reserve = Reserve(tmp_path, SEGMENT)
+    disk.is_full = False
+    (same,) = left_behind(tmp_path, 2, 1 << 30, reserve)
+    assert (reserve.is_whole, same.size) == (True, backlog.size)
+    assert replayed(tmp_path) == expected(60)
+
+
+async def test_a_fold_that_goes_wrong_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events are sent as before, and the process is told to stop: it does not know what its log says."""
+    lab = Lab(tmp_path, max_bytes=20 * SEGMENT)
+    faults: list[BaseException] = []
+    lab.spool._on_fault = faults.append
+
+    def wrong(task: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("ingress.adapters.spool.fold", wrong)
+    while not faults:
+        await lab.write(1)
+        await asyncio.sleep(0)
+    assert lab.send_all() == expected(lab.events)
