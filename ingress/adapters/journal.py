@@ -18,12 +18,12 @@ from pathlib import Path
 
 import msgspec
 
-from ingress.adapters.compaction import Folded
 from ingress.adapters.lane import Lane, Memory, Outbox
 from ingress.adapters.log import Log
 from ingress.adapters.marks import ID, NO_GAUGES, Checkpoint, Cut, EpochState, Outgoing, encode, tell
 from ingress.adapters.syncer import Syncer
-from ingress.adapters.wal import ADMITTED, CHECKPOINT, CUT, DECISION, EVENT, Head, Segment, Wal
+from ingress.adapters.upkeep import Open, Upkeep
+from ingress.adapters.wal import ADMITTED, CHECKPOINT, CUT, DECISION, EVENT, Head, Wal
 from ingress.core.admission import Registry
 from schemas.codec import DECISIONS_HEADER, encode_record
 from schemas.crash_points import IS_ARMED, crash_here
@@ -31,17 +31,6 @@ from schemas.published import MAX_EVENTS_PER_RECORD
 from schemas.usage import Batch, Totals, Want
 
 MEMORY_BYTES = 32 * 1024 * 1024
-
-
-class _Open:
-    """An admission whose request has not ended."""
-
-    __slots__ = ("event", "partition", "segment")
-
-    def __init__(self, partition: int, event: bytes, segment: Segment) -> None:
-        self.partition = partition
-        self.event = event
-        self.segment = segment
 
 
 class JournalClosed(RuntimeError):
@@ -90,16 +79,15 @@ class Journal:
                       for p in partitions]  # fmt: skip
         self._heads = [tuple(Head(kind, p) for kind in (ADMITTED, EVENT, DECISION, CUT)) for p in partitions]
         self._checkpoint_head = Head(CHECKPOINT, 0)
-        self._open: dict[bytes, _Open] = {}
+        self._open: dict[bytes, Open] = {}
         self._parts: list[bytes] = []
         self._thens: list[Callable[[], None]] = []
         self._dirty: set[int] = set()
         self._closed = ""
-        self._is_kept = False
-        """Whether no segment may be deleted: they are being folded, or others are being deleted."""
         self.epoch = epoch
         self.cuts = 0
         """Records cut."""
+        self.upkeep = Upkeep(self.log, self.lanes, self._open, lambda partition: self.on_dirty(partition))
         self.log.begin()
 
     # ------------------------------------------------------------------------------------------------- the path
@@ -111,7 +99,7 @@ class Journal:
         """
         if self._closed or self.log.fault:
             raise JournalClosed(f"the journal is closed: {self.log.fault or self._closed}")
-        self._open[event[ID]] = _Open(partition, event, self.wal.segments[-1])
+        self._open[event[ID]] = Open(partition, event, self.wal.segments[-1])
         if decisions:
             self._decide(partition, decisions)
         if IS_ARMED:
@@ -214,8 +202,8 @@ class Journal:
         """Take that the broker has the partition's record in flight; delete what is not needed any more."""
         crash_here("ingress.produced")
         self.lanes[partition].acknowledged()
-        if len(self.wal.segments) > 1 and not self._parts and not self._is_kept and not self.log.is_rolling:
-            self._tidy()  # not while there are parts: a request may end between two places
+        if len(self.wal.segments) > 1 and not self._parts:
+            self.upkeep.tidy()  # not while there are parts: a request may end between two places
 
     def take_decisions(self, partition: int) -> bytes | None:
         """Return the value of the next record on `decisions`; None if there is none."""
@@ -299,71 +287,6 @@ class Journal:
 
     def _ends(self) -> list[tuple[int, int]]:
         return [(lane.events.written, lane.decisions.written) for lane in self.lanes]
-
-    def _tidy(self) -> None:
-        """Delete leading segments of which all is acknowledged; admissions that go on are carried over first."""
-        segments = self.wal.segments
-        done = 0
-        while done < len(segments) - 1 and self._is_sent(segments[done]):
-            done += 1
-        if not done:
-            return
-        parts = []
-        for admission in self._open.values():
-            if admission.segment in segments[:done]:
-                admission.segment = segments[-1]
-                parts += [self._heads[admission.partition][0].frame(admission.event), admission.event]
-        self.log.append(b"".join(parts))
-        self._is_kept = True
-        self.log.after_sync(functools.partial(self._drop, done))
-
-    def _drop(self, count: int) -> None:
-        self._is_kept = False
-        for _ in range(count):
-            self.wal.drop_first()
-
-    # ------------------------------------------------------------------------------------------------------ folds
-
-    def hold(self) -> list[Segment]:
-        """Let what waits be folded: return the segments that are closed, and leave everything in them as it is."""
-        if self._is_kept or self.log.is_rolling or len(self.wal.segments) < 2:
-            return []
-        self._is_kept = True
-        for lane in self.lanes:
-            lane.events.is_held = True
-        return [Segment(each.path, each.run, each.number, each.size) for each in self.wal.segments[:-1]]
-
-    def release(self) -> None:
-        """Go on after a fold, or without one."""
-        self._is_kept = False
-        for lane in self.lanes:
-            lane.events.is_held = False
-            self.on_dirty(lane.partition)
-
-    def take_folded(self, count: int, folded: Folded) -> list[Path]:
-        """Let a folded segment take the place of the first `count`; return the files that are to be deleted."""
-        segments = self.wal.segments
-        gone = {id(segment) for segment in segments[:count]}
-        fresh, replaced = self.wal.replace_first(count, folded.path, folded.size)
-        for admission in self._open.values():
-            if id(admission.segment) in gone:
-                admission.segment = fresh
-        for lane, became in zip(self.lanes, folded.lanes, strict=True):
-            events, decisions = lane.events, lane.decisions
-            if became.folded:
-                events.folded(became.number, became.folded)
-            if became.folded or events.is_reading:
-                taken_later = max(0, events.taken - became.number)
-                events.reread(segments, fresh.number, became.kept + taken_later)
-            if decisions.dropped(became.decisions_start) or decisions.is_reading:
-                decisions.reread(segments, fresh.number, decisions.taken - became.decisions_start)
-        return replaced
-
-    def _is_sent(self, segment: Segment) -> bool:
-        return all(
-            lane.events.sent >= events and lane.decisions.sent >= decisions
-            for lane, (events, decisions) in zip(self.lanes, segment.ends, strict=True)
-        )
 
 
 def encode_decision_batch(decisions: list[bytes]) -> bytes:

@@ -142,14 +142,14 @@ class Spool:
         """Fold all closed segments."""
         journal = self._journal
         try:
-            segments = journal.hold()
+            segments = journal.upkeep.hold()
             if segments:
                 try:
                     state = checkpoints.decode(encode(journal.checkpoint()))  # a copy: the loop goes on
                     room = int(self._bound.max_bytes * (FOLD - AGAIN)) - journal.wal.segments[-1].size
                     await self._replace(Task(segments, state, room, self._reserve.lend(FOR_FOLDS), self._is_wanted))
                 finally:
-                    journal.release()
+                    journal.upkeep.release()
                 self._folded_size = journal.wal.size
         except Exception as error:
             self._on_fault(error)
@@ -171,7 +171,7 @@ class Spool:
             return
         finally:
             self._reserve.check(FOR_FOLDS)
-        replaced = self._journal.take_folded(len(task.segments), folded)
+        replaced = self._journal.upkeep.take_folded(len(task.segments), folded)
         self._count(folded, before)
         syncer = self._journal.log.syncer
         if syncer is not None:

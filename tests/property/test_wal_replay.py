@@ -208,16 +208,16 @@ class Life:
 
     def _fold(self, partition: int) -> None:
         journal = self.journal
-        segments = journal.hold()
+        segments = journal.upkeep.hold()
         if segments:
             state = checkpoints.decode(encode(journal.checkpoint()))
             with pytest.MonkeyPatch.context() as patch:
                 for module in (compaction, spool, wal):
                     patch.setattr(module, "crash_here", self._stage)
                 folded = compaction.fold(compaction.Task(segments, state, 1_000, None, lambda: True))
-                replaced = journal.take_folded(len(segments), folded)
+                replaced = journal.upkeep.take_folded(len(segments), folded)
                 spool.delete(replaced)
-        journal.release()
+        journal.upkeep.release()
 
     def _stage(self, name: str) -> None:
         """Remember what a kill here would leave."""
