@@ -26,8 +26,11 @@ from schemas.errors import TransportError
 from schemas.topics import HISTORY_AUDITS, topic_name
 
 NEWEST_HOURS = 3
-FIRST_AFTER_S = 5.0
+FIRST_AFTER_S = 30.0
 """The first audit comes soon after the start."""
+PUT_OFF_S = 600.0
+"""While a backlog is being inserted an audit waits, but no longer than this."""
+BACKLOG_BATCHES = 2
 NEVER_S = 2**31
 _EPOCH = date(1970, 1, 1)
 
@@ -64,6 +67,7 @@ class Auditor:
     ) -> None:
         self._worker, self._store, self._seen = worker, store, seen
         self._every_s, self._shards = settings.audit_s, settings.kafka.partitions
+        self._backlog_rows = BACKLOG_BATCHES * settings.max_batch_rows
         self._topic = topic_name(HISTORY_AUDITS, settings.kafka.topic_prefix)
         self._past: list[Span] = []
         self._unconfirmed: set[str] = set()
@@ -74,6 +78,7 @@ class Auditor:
         """Audit every so often, until cancelled."""
         await asyncio.sleep(min(FIRST_AFTER_S, self._every_s))
         while True:
+            await self._caught_up()
             try:
                 if not self._worker.waiting:
                     await self.look(everything=False)
@@ -81,6 +86,14 @@ class Auditor:
                 self._seen(None)
                 _log.warning("could not compare the ledgers", error=str(error))
             await asyncio.sleep(self._every_s)
+
+    async def _caught_up(self) -> None:
+        """Wait while more than a batch or two are waiting to be inserted, for some minutes at most."""
+        give_up = time.monotonic() + PUT_OFF_S
+        while time.monotonic() < give_up and any(
+            lane.waiting_rows > self._backlog_rows for lane in self._worker.status()
+        ):
+            await asyncio.sleep(min(1.0, self._every_s))
 
     async def look(self, everything: bool) -> Found:
         """Compare the newest hours and a day, or everything, and publish what is found; TransportError if it cannot."""
