@@ -122,8 +122,8 @@ class Enforcer:
 
 @contextlib.asynccontextmanager
 async def running(connection: KafkaConnection, **settings: str) -> AsyncIterator[Enforcer]:
-    """Yield an enforcer that is ready."""
-    enforcer = Enforcer(connection, **settings)
+    """Yield an enforcer that is ready; it says nothing of a silent meter, which most tests have, unless told to."""
+    enforcer = Enforcer(connection, **{"metering_silent_ms": "60000"} | settings)
     try:
         await enforcer.start()
         yield enforcer

@@ -50,11 +50,12 @@ class SinkProcess:
         assert self._process is not None
         return self._process.pid
 
-    async def start(self) -> None:
-        """Start, and return when it is ready."""
+    async def start(self, dying_at: str = "") -> None:
+        """Start, and return when it is ready; it may be killed at a place of `schemas.crash_points` that it reaches."""
+        environment = {**self._environment, VARIABLE: dying_at}
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "meter.sink", env=self._environment, stderr=log, stdin=asyncio.subprocess.DEVNULL
+                sys.executable, "-m", "meter.sink", env=environment, stderr=log, stdin=asyncio.subprocess.DEVNULL
             )
         await self.until(self._is_ready)
 

@@ -114,7 +114,21 @@ async def test_whatever_is_broken_is_found_named_and_mended(broker: Broker, topi
                 await _found_and_mended(sink, name, (ledgers, key, seq, remedy))
                 assert await sums(sink) == whole, name
             await _told_of(sink, connection)
+            await _killed_while_repairing(sink, server)
+            assert await sums(sink) == whole
             assert await sink.stop() == 0
+
+
+async def _killed_while_repairing(sink: SinkProcess, server: ClickHouseHttp) -> None:
+    """Killed when the tables are changed and nobody was told: what comes back has nothing left to mend."""
+    await sink.kill()
+    await sink.start(dying_at="sink.repaired")
+    change(server, *BROKEN["a rollup that was doubled"][0])
+    with pytest.raises(httpx.TransportError):
+        await sink.http.post("/v1/repair", json={"apply": True})
+    await sink.kill()
+    await sink.start()
+    assert (await post(sink, "/v1/audit"))["audit"]["differences"] == []
 
 
 async def _found_and_mended(sink: SinkProcess, name: str, expected: tuple[str, str, int, str]) -> None:
