@@ -92,11 +92,7 @@ def cost_nanos(price: Price, usage: TokenUsage, units: dict[str, int] | None = N
     femtos = _femtos(price, usage, service_tier)
     if units:
         return _with_units(price, femtos, units) + price.request_nanos
-    whole, rest = divmod(femtos, FEMTOS_PER_NANO)
-    half = FEMTOS_PER_NANO // 2
-    if rest > half or (rest == half and whole & 1):
-        whole += 1
-    return whole + price.request_nanos
+    return half_even(femtos, FEMTOS_PER_NANO) + price.request_nanos
 
 
 def is_priced(price: Price, usage: TokenUsage, units: dict[str, int] | None = None) -> bool:
