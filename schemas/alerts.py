@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+SOURCE = "/tollway/enforcer"
+"""Who says all of them."""
 THRESHOLD_CROSSED = "dev.tollway.budget.threshold.crossed.v1"
 UNPRICED_MODEL = "dev.tollway.usage.unpriced.v1"
 USAGE_ODD = "dev.tollway.usage.odd.v1"

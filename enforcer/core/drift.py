@@ -20,12 +20,11 @@ from typing import Any
 
 from enforcer.core.decisions import time_text
 from enforcer.core.quota import QuotaView, Shard
-from schemas.alerts import METERING_DRIFT, METERING_DRIFT_OK, Alert, alert_id
+from schemas.alerts import METERING_DRIFT, METERING_DRIFT_OK, SOURCE, Alert, alert_id
 from schemas.audits import Audit, Difference, RunSums
 from schemas.quota import LedgerState
 from schemas.usage import Totals
 
-SOURCE = "/tollway/enforcer"
 SUBJECT = "metering"
 LOOK_MS = 5_000
 """Ledgers are compared this often."""

@@ -22,9 +22,8 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from enforcer.core.decisions import time_text
-from schemas.alerts import METERING_BEHIND, METERING_OK, METERING_SILENT, Alert, alert_id
+from schemas.alerts import METERING_BEHIND, METERING_OK, METERING_SILENT, SOURCE, Alert, alert_id
 
-SOURCE = "/tollway/enforcer"
 SUBJECT = "metering"
 FINE_MS = 1_000
 """An incident is over when nothing was wrong for this long."""

@@ -11,12 +11,11 @@ from collections.abc import Collection
 from typing import Any
 
 from enforcer.core.decisions import time_text
-from schemas.alerts import PRICE_MISSING, USAGE_ODD, Alert, alert_id
+from schemas.alerts import PRICE_MISSING, SOURCE, USAGE_ODD, Alert, alert_id
 from schemas.decisions import Action, Decision
 from schemas.flags import FLAGS, UNKNOWN_COST
 from schemas.ids import format_id
 
-SOURCE = "/tollway/enforcer"
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 KEPT_HOURS = 24

@@ -20,11 +20,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from enforcer.core.budgets import Spend, reached
-from schemas.alerts import THRESHOLD_CROSSED, UNPRICED_MODEL, Alert, alert_id
+from schemas.alerts import SOURCE, THRESHOLD_CROSSED, UNPRICED_MODEL, Alert, alert_id
 from schemas.money import to_decimal
 from schemas.quota import LedgerState
-
-SOURCE = "/tollway/enforcer"
 
 
 def crossings(spends: Iterable[Spend], sent: Collection[str], policy_version: int, now_ms: int) -> list[Alert]:
