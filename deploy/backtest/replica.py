@@ -22,10 +22,11 @@ from ingress.core.ladder import Pacer
 from ingress.core.plan import Hold, Plan
 from ingress.core.resolver import Refused, Resolver
 from ingress.core.verdicts import Denied
-from ingress.core.waiting import MAX_WAITING_PER_ROW, Ticket
+from ingress.core.waiting import Ticket
 from schemas.keys import VirtualKey
 from schemas.money import Price, cost_nanos
 from schemas.policy import Policy
+from schemas.published import WAITING_PER_ROW
 from schemas.quota import Member, Snapshot, Weight
 from schemas.rules import Budget
 
@@ -164,7 +165,7 @@ class IdealReplica:
         use = trial.use
         ticket = Ticket(
             plan, use.tokens, use.nanos, 0, 0, tier=plan.tier, since_ms=now_ms, until_ms=now_ms + denied.wait_ms,
-            passed=trial.passed, most=denied.wait_most or MAX_WAITING_PER_ROW,
+            passed=trial.passed, most=denied.wait_most or WAITING_PER_ROW,
         )  # fmt: skip
         if not self._registry.waiting.add(ticket, denied):
             return False

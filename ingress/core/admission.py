@@ -346,10 +346,6 @@ class Registry:
                 wants.append(Want(row.key, row.want, row.want_head, row.limit))
         return wants
 
-    def note_wants(self, row: Row) -> None:
-        """Tell the meter, with the next record, what is wanted in `row` now."""
-        row.shard.wanting[row] = None
-
     # ------------------------------------------------------------------------------------------------ snapshots
 
     def install(self, snapshot: Snapshot, instance: str, epoch: int, now_ms: int) -> Installed:

@@ -13,8 +13,8 @@ from ingress.core.plan import Hold, Plan
 from ingress.core.refusals import header_text
 from ingress.core.reserving import Reservation
 from ingress.core.verdicts import Denied
-from ingress.core.waiting import MAX_WAITING_PER_ROW, Ticket
-from schemas.published import WAIT_MS
+from ingress.core.waiting import Ticket
+from schemas.published import WAIT_MS, WAITING_PER_ROW
 
 if TYPE_CHECKING:
     from ingress.core.ports import Context, Effects
@@ -162,7 +162,7 @@ class Climb:
         ticket = Ticket(
             self.plan, asked.tokens, asked.nanos, asked.miss_tokens, asked.miss_nanos,
             tier=self.plan.tier, since_ms=now_ms, until_ms=now_ms + (denied.wait_ms if kind == QUEUE else WAIT_MS),
-            passed=self._passed, most=denied.wait_most or MAX_WAITING_PER_ROW,
+            passed=self._passed, most=denied.wait_most or WAITING_PER_ROW,
         )  # fmt: skip
         position = self._effects.enter(ticket, denied)
         if not position:

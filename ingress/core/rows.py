@@ -178,11 +178,6 @@ class Row:
         return self.net + self.budget - self.room
 
     @property
-    def all_gross(self) -> int:
-        """Everything this epoch ever reserved here, and used beyond that."""
-        return self.net + self.budget - self.room + self.refunds
-
-    @property
     def inflight(self) -> int:
         """What is reserved here and not yet booked by an event that was cut."""
         return self.net + self.budget - self.room + self.refunds - self.ended

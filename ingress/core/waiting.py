@@ -13,12 +13,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ingress.core.verdicts import Denied
+from schemas.published import WAITING_PER_ROW
 
 if TYPE_CHECKING:
     from ingress.core.plan import Hold, Plan
     from ingress.core.rows import Row
-
-MAX_WAITING_PER_ROW = 256
 
 
 class Ticket:
@@ -41,7 +40,7 @@ class Ticket:
         since_ms: int,
         until_ms: int,
         passed: frozenset[str] = frozenset(),
-        most: int = MAX_WAITING_PER_ROW,
+        most: int = WAITING_PER_ROW,
     ) -> None:
         self.plan = plan
         self.tokens = tokens
@@ -97,7 +96,7 @@ class WaitingRoom:
         if row is None:
             return False
         line = self._lines.setdefault(row, [])
-        if len(line) >= min(ticket.most, MAX_WAITING_PER_ROW):
+        if len(line) >= min(ticket.most, WAITING_PER_ROW):
             return False
         self._last += 1
         ticket.number = self._last

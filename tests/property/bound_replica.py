@@ -182,11 +182,6 @@ class Replica:
         known = self.shard.rows.get(key) or self.shard.known.get(key)
         return -1 if known is None else known.right
 
-    def total_of(self, key: str) -> int:
-        """Return the total of a row as this replica sees it."""
-        row = self.shard.rows.get(key)
-        return row.used if row is not None else 0
-
     # -------------------------------------------------------------------------------------------------- requests
 
     def request(self) -> None:

@@ -18,8 +18,6 @@ from tests.history_builders import MONTH_END_MS, an_event
 from tests.history_fakes import TABLES, FakeLog, FakeStore, Fate, Killed
 from tests.history_world import RUNS, Script, live, take_up
 
-COSTS = st.sampled_from((None, 0, 7, 10**9))
-
 
 @st.composite
 def scripts(draw: st.DrawFn) -> Script:

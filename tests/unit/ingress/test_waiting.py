@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ingress.core.admission import Registry
 from ingress.core.plan import Plan
-from ingress.core.waiting import MAX_WAITING_PER_ROW, Ticket
+from ingress.core.waiting import Ticket
+from schemas.published import WAITING_PER_ROW
 from schemas.quota import Member, RowState, Weight
 from schemas.usage import Want
 from tests.unit.ingress.governed import (
@@ -113,12 +114,12 @@ def test_nobody_waits_for_what_can_never_come() -> None:
 def test_a_line_has_an_end() -> None:
     """Beyond it a request is refused rather than kept; a rule may set a nearer end."""
     desk = Desk()
-    for _ in range(MAX_WAITING_PER_ROW):
+    for _ in range(WAITING_PER_ROW):
         desk.ask(501)
     refusal = denied(desk.plan.admit(START_MS, 501, 0))
     more = Ticket(desk.plan, 501, 0, 0, 0, tier=0, since_ms=START_MS, until_ms=START_MS + 250)
     assert not desk.room.add(more, refusal)
-    assert len(desk.room) == MAX_WAITING_PER_ROW
+    assert len(desk.room) == WAITING_PER_ROW
     short = Desk()
     short.ask(501)
     few = Ticket(short.plan, 501, 0, 0, 0, tier=1, since_ms=START_MS, until_ms=START_MS + 250, most=1)
