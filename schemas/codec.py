@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from schemas.batches import Sighting, Step
 from schemas.decisions import Decision
 from schemas.errors import DecodeError
 from schemas.quota import Snapshot
@@ -21,12 +22,16 @@ VERSION = 1
 USAGE_HEADER = b"TWU\x01"
 SNAPSHOT_HEADER = b"TWQ\x01"
 DECISIONS_HEADER = b"TWD\x01"
+SIGHTING_HEADER = b"TWB\x01"
+STEP_HEADER = b"TWC\x01"
 HEADER_BYTES = 4
 
 _encoder = msgspec.msgpack.Encoder()
 _records: msgspec.msgpack.Decoder[LogRecord] = msgspec.msgpack.Decoder(LogRecord)
 _snapshots = msgspec.msgpack.Decoder(Snapshot)
 _decisions = msgspec.msgpack.Decoder(list[Decision])
+_sightings: msgspec.msgpack.Decoder[Sighting] = msgspec.msgpack.Decoder(Sighting)
+_steps = msgspec.msgpack.Decoder(Step)
 _events = msgspec.msgpack.Decoder(UsageEvent)
 _attributions = msgspec.msgpack.Decoder(Attribution)
 _rows = msgspec.msgpack.Decoder(list[str])
@@ -99,6 +104,26 @@ def encode_decisions(decisions: list[Decision]) -> bytes:
 def decode_decisions(data: bytes) -> list[Decision]:
     """Return the decisions of a value on `decisions`; DecodeError if they are none."""
     return _decode(_decisions, DECISIONS_HEADER, data, "list of decisions")
+
+
+def encode_sighting(sighting: Sighting) -> bytes:
+    """Return the value of a record on `batches`."""
+    return SIGHTING_HEADER + _encoder.encode(sighting)
+
+
+def decode_sighting(data: bytes) -> Sighting:
+    """Return the sighting of a value on `batches`; DecodeError if it is none."""
+    return _decode(_sightings, SIGHTING_HEADER, data, "sighting of a batch")
+
+
+def encode_step(step: Step) -> bytes:
+    """Return the value of a record on `batches.charged`."""
+    return STEP_HEADER + _encoder.encode(step)
+
+
+def decode_step(data: bytes) -> Step:
+    """Return the step of a value on `batches.charged`; DecodeError if it is none."""
+    return _decode(_steps, STEP_HEADER, data, "step of charging a batch")
 
 
 def encode_json(value: Any) -> bytes:

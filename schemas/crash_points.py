@@ -50,7 +50,13 @@ POSTING_POINTS = (
     "enforcer.posting_closed",  # all records of a posting are on the log; the audit chain does not say so
 )
 """Reached only while corrections of costs are posted."""
-POINTS = frozenset(INGRESS_POINTS + METER_POINTS + SINK_POINTS + ENFORCER_POINTS + POSTING_POINTS)
+BATCH_POINTS = (
+    "enforcer.batch_noted",  # it is on record what is to be charged; nothing of it is on the log
+    "enforcer.batch_written",  # the log has the usage; it is not on record that it has
+    "enforcer.batch_charged",  # both; nothing after it is done
+)
+"""Reached only while batches are charged."""
+POINTS = frozenset(INGRESS_POINTS + METER_POINTS + SINK_POINTS + ENFORCER_POINTS + POSTING_POINTS + BATCH_POINTS)
 """All places, each `process.what_has_just_happened`."""
 
 

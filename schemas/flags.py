@@ -42,6 +42,8 @@ DRAIN_CUT = "drain_cut"
 NO_ANSWER = "no_answer"
 NO_TERMINATOR = "no_terminator"
 COUNTED = "counted"
+BATCH_TOTAL = "batch_total"
+BATCH_FOUND = "batch_found"
 
 READ: dict[str, str] = {
     DRAINED: "The client had hung up: the answer was read to its end without it.",
@@ -49,6 +51,8 @@ READ: dict[str, str] = {
     NO_ANSWER: "The provider had the request and did not begin to answer: whether it bills it is not known.",
     NO_TERMINATOR: "The stream ended without the event that ends streams, but after its usage.",
     COUNTED: "The provider tells no usage of this operation: what it bills was counted in the request.",
+    BATCH_TOTAL: "The usage of a whole batch as the provider summed it: tiers of long prompts are not told.",
+    BATCH_FOUND: "A batch that was not created through Tollway: charged to whoever was seen with it first.",
 }
 """Of how an answer was read."""
 

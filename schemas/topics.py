@@ -52,7 +52,8 @@ class Topic:
 
 USAGE = Topic(
     "usage", True, False, 7 * DAY_MS, "none; explicit partition by organisation", "usage records", "msgpack",
-    "usage.LogRecord", "ingress, meter (evictions), enforcer (corrections of costs)", "meter, history",
+    "usage.LogRecord", "ingress, meter (evictions), enforcer (corrections of costs, usage of batches)",
+    "meter, history",
     "One record per replica, tick and partition: in-flight gauges, acknowledged fence, many events.",
     log_append_time=True,
 )  # fmt: skip
@@ -107,6 +108,17 @@ HISTORY_AUDITS = Topic(
     "history.audits", False, True, None, "partition", "audits", "json", "audits.Audit", "history", "enforcer",
     "The history's sums by run at a position, and where its own ledgers differ; the newest of each partition counts.",
 )  # fmt: skip
+BATCHES = Topic(
+    "batches", False, False, 60 * DAY_MS, "provider/batch, or provider/file", "sightings of batches", "msgpack",
+    "batches.Sighting", "ingress", "enforcer",
+    "What passed through a replica of a provider's batches: creation, state, lines of results. The same may be told "
+    "often and is charged once.",
+)  # fmt: skip
+BATCHES_CHARGED = Topic(
+    "batches.charged", False, True, None, "step/position", "steps of charging", "msgpack", "batches.Step",
+    "enforcer", "enforcer",
+    "Which batches and which of their lines have been charged; a step is written before its usage is and again after.",
+)  # fmt: skip
 USAGE_DLQ = Topic(
     "usage.dlq", True, False, 30 * DAY_MS, "none; the source's partition", "dead letters", "json",
     "deadletters.DeadLetter", "meter", "operators", "Records that could not be decoded, with reason and origin.",
@@ -114,7 +126,7 @@ USAGE_DLQ = Topic(
 
 TOPICS: tuple[Topic, ...] = (
     USAGE, QUOTA_STATE, QUOTA_UPDATES, POLICY, PRICES, KEYS, BLOCKS, ALERTS, ALERTS_SENT, DECISIONS, AUDIT,
-    HISTORY_AUDITS, USAGE_DLQ,
+    HISTORY_AUDITS, BATCHES, BATCHES_CHARGED, USAGE_DLQ,
 )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from schemas import topics
 from schemas.alerts import THRESHOLD_CROSSED, Alert, alert_id
 from schemas.audit import AuditEntry
 from schemas.audits import Audit, Difference, RunSums
+from schemas.batches import BatchRun, BatchSeen, Book, Line, LinesSeen, line_id
+from schemas.batches import Step as ChargeStep
 from schemas.blocks import BlockEntry
 from schemas.codec import (
     decode_attribution,
@@ -19,14 +21,18 @@ from schemas.codec import (
     decode_json,
     decode_record,
     decode_rows,
+    decode_sighting,
     decode_snapshot,
+    decode_step,
     encode_attribution,
     encode_decisions,
     encode_event,
     encode_json,
     encode_record,
     encode_rows,
+    encode_sighting,
     encode_snapshot,
+    encode_step,
 )
 from schemas.deadletters import DeadLetter
 from schemas.decisions import Decision
@@ -225,6 +231,35 @@ GOLDENS: dict[str, Golden] = {
             ],
         ),
         topics.HISTORY_AUDITS, *_json(Audit),
+    ),
+    "batches.seen.bin": Golden(
+        BatchSeen(
+            "openai", "batch_01", NOW_MS, encode_attribution(ATTRIBUTION), True, "chat.completions", True,
+            NOW_MS - 60_000, ("file-01", "file-02"), "gpt-5-mini-2025-08-07", TokenUsage(1, 2, 3), 17, ("fractional",),
+        ),
+        topics.BATCHES, encode_sighting, decode_sighting,
+    ),
+    "batches.lines.bin": Golden(
+        LinesSeen(
+            "anthropic", "msgbatch_01", "file-03", NOW_MS, encode_attribution(ATTRIBUTION),
+            [
+                Line(line_id("request-1"), "claude-haiku-4-5", TokenUsage(5, 6, 7, 8), NOW_MS - 1, "messages", "batch",
+                     {"web_search": 2}, ("oversized",)),
+                Line(line_id("request-2"), "claude-haiku-4-5", None, NOW_MS, "messages", "batch", {}, ("malformed",)),
+            ],
+        ),
+        topics.BATCHES, encode_sighting, decode_sighting,
+    ),
+    "batches.charged.bin": Golden(
+        ChargeStep(
+            4_097,
+            Book("openai", "batch_01", encode_attribution(ATTRIBUTION), True, NOW_MS, "chat.completions",
+                 "gpt-5-mini-2025-08-07", True, NOW_MS - 1, ("file-01",), "lines", 2, 40, 9_876, 1, 3),
+            line_id("request-1") + line_id("request-2"),
+            BatchRun(20_778, {1: 6}, {1: Totals(7, 6, 300, 20, 10**9, 1, 10**9 + 7)}),
+            [(1, b"TWU\x01\x90")],
+        ),
+        topics.BATCHES_CHARGED, encode_step, decode_step,
     ),
     "usage.dlq.json": Golden(
         DeadLetter(topic="usage", partition=3, offset=99, reason="not a usage record", at_ms=NOW_MS, value=b"\x00\xff"),

@@ -27,7 +27,8 @@ FILES = Path(__file__).parent / "goldens"
 EARLIER = Path(__file__).parent / "earlier"
 """What earlier versions wrote, and still lies on topics."""
 HEADERS = {"usage.b": codec.USAGE_HEADER, "usage.evict": codec.USAGE_HEADER, "quota": codec.SNAPSHOT_HEADER,
-           "decisions": codec.DECISIONS_HEADER}  # fmt: skip
+           "decisions": codec.DECISIONS_HEADER, "batches.charged": codec.STEP_HEADER,
+           "batches.": codec.SIGHTING_HEADER}  # fmt: skip
 
 
 def _tag(golden: Golden) -> str | None:

@@ -42,7 +42,19 @@ def test_settings_that_the_broker_does_not_tell_are_not_compared() -> None:
 def test_only_sharded_topics_have_a_partition_a_shard() -> None:
     """Everything per organisation is sharded; policy, keys, blocks and alerts are one sequence."""
     assert {topic.name: partitions_of(topic, 7) for topic in TOPICS if not topic.sharded} == dict.fromkeys(
-        ["policy", "prices", "keys", "blocks", "alerts", "alerts.sent", "audit", "history.audits"], 1
+        [
+            "policy",
+            "prices",
+            "keys",
+            "blocks",
+            "alerts",
+            "alerts.sent",
+            "audit",
+            "history.audits",
+            "batches",
+            "batches.charged",
+        ],
+        1,
     )
     assert partitions_of(USAGE, 7) == 7
 
