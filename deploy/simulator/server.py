@@ -20,6 +20,8 @@ from deploy.simulator.batches import Vault
 from deploy.simulator.connection import Request, SimulatorProtocol
 from deploy.simulator.faults import break_answer
 from deploy.simulator.ledger import Ledger
+from deploy.simulator.message_batches import PATH as MESSAGE_BATCHES
+from deploy.simulator.message_batches import MessageBatches
 from deploy.simulator.wishes import BadRequest
 
 _RETRY_STATUSES = (429, 503, 529)
@@ -73,6 +75,7 @@ class Simulator:
             b"/v1/audio/translations": (read_audio, timeless(media_api.translations)),
         }
         self._vault = Vault(self.ledger, self.answer)
+        self._batches = MessageBatches(self.ledger, self.answer, lambda: self.url)
 
     async def start(self, port: int = 0, host: str = "127.0.0.1") -> str:
         """Listen, and return the URL without a path. Port 0 takes a free one."""
@@ -116,12 +119,13 @@ class Simulator:
         return break_answer(make(ask, number, int(time.time())), path)
 
     def _answer_other(self, request: Request, path: bytes, number: bytes) -> Answer:
-        if not path.startswith((b"/v1/files", b"/v1/batches")):
+        if not path.startswith((b"/v1/files", b"/v1/batches", MESSAGE_BATCHES)):
             return self._answer_get(request, path, number)
         if not self._is_authorised(request):
             return self._error(request, path, 401, _STATUS_MESSAGES[401], number)
         try:
-            return self._vault.answer(request, path, number)
+            keeper = self._batches if path.startswith(MESSAGE_BATCHES) else self._vault
+            return keeper.answer(request, path, number)
         except BadRequest as error:
             return self._error(request, path, 400, str(error), number)
 

@@ -1,4 +1,4 @@
-"""The simulator's images, audio, files and batches, through the official SDK."""
+"""The simulator's images and audio, through the official SDK."""
 
 import json
 from collections.abc import AsyncIterator
@@ -97,46 +97,6 @@ async def test_transcriptions_by_tokens_and_by_time(simulator: Simulator, gpt: o
         translated = await gpt.audio.translations.create(model="whisper-1", file=sound)
     assert translated.text
     assert [entry.units.get("audio_ms", 0) for entry in simulator.ledger.entries] == [0, 90_000, 3_000, 0, 3_000]
-
-
-async def test_batch_is_answered_line_by_line(simulator: Simulator, gpt: openai.AsyncOpenAI) -> None:
-    """Each line is answered by its route, once, and what was wrong with one is in a file of its own."""
-    prompts = ["one nonce=b1", "[[sim output=7]] two nonce=b2", "[[sim status=500]] x"]
-    lines = [
-        {"custom_id": f"c{at}", "method": "POST", "url": "/v1/chat/completions",
-         "body": {"model": "gpt-4o", "messages": [{"role": "user", "content": prompt}]}}
-        for at, prompt in enumerate(prompts)
-    ]  # fmt: skip
-    content = "\n".join(map(json.dumps, lines)).encode()
-    file = await gpt.files.create(file=("in.jsonl", content), purpose="batch")
-    assert (await gpt.files.content(file.id)).content == content
-    batch = await gpt.batches.create(
-        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"a": "b"}
-    )
-    assert batch.status == "validating"
-    done = await gpt.batches.retrieve(batch.id)
-    assert done.status == "completed"
-    assert done.usage is not None
-    assert done.request_counts is not None
-    assert (done.usage.output_tokens, done.request_counts.failed) == (23, 1)
-    assert await gpt.batches.retrieve(batch.id) == done
-    assert done.output_file_id is not None
-    output = (await gpt.files.content(done.output_file_id)).text.splitlines()
-    assert [json.loads(line)["custom_id"] for line in output] == ["c0", "c1"]
-    assert [(entry.nonce, entry.tier) for entry in simulator.ledger.entries] == [("b1", "batch"), ("b2", "batch")]
-    assert [found.id async for found in gpt.batches.list()] == [batch.id]
-
-
-async def test_files_and_batches_end(gpt: openai.AsyncOpenAI) -> None:
-    """A file that is deleted is gone; a batch that is cancelled is not worked on."""
-    file = await gpt.files.create(file=("in.jsonl", b""), purpose="batch")
-    batch = await gpt.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
-    assert (await gpt.batches.cancel(batch.id)).status == "cancelled"
-    assert (await gpt.batches.retrieve(batch.id)).output_file_id is None
-    assert (await gpt.files.delete(file.id)).deleted
-    with pytest.raises(openai.NotFoundError):
-        await gpt.files.retrieve(file.id)
-    assert [found.id async for found in gpt.files.list()] == []
 
 
 @pytest.mark.parametrize(
