@@ -32,8 +32,13 @@ from enforcer.watch import Watch
 from schemas.errors import TransportError
 from schemas.topics import DECISIONS, QUOTA_UPDATES, USAGE, topic_name
 
-START_ATTEMPTS = 8
-FIRST_BACKOFF_S = 0.25
+START_S = 60.0
+"""So long it waits for the broker; then it ends, and whoever keeps it running starts it anew."""
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 1.0
+TELL_S = 10.0
+"""That it waits is said once in this time."""
+REMEDY = "start the broker, or name another in TOLLWAY_ENFORCER_KAFKA__BOOTSTRAP"
 FULL_SNAPSHOT_WITHIN_MS = 11 * 60_000
 """The meter publishes a full snapshot every 10 minutes; an older one is looked for only if there is none within."""
 STOP_S = 5.0
@@ -151,8 +156,9 @@ class Worker:
 
     async def _connect(self) -> None:
         """Connect to the broker, several times if need be; an open transaction of an earlier run ends here."""
-        backoff_s = FIRST_BACKOFF_S
-        for attempt in range(1, START_ATTEMPTS + 1):
+        clock_s = asyncio.get_running_loop().time
+        began, told_at, backoff_s = clock_s(), -TELL_S, FIRST_BACKOFF_S
+        while True:
             try:
                 await self._offsets.start()
                 await self._ends.start()
@@ -161,12 +167,16 @@ class Worker:
                     await tail.start()
                 return
             except TransportError as error:
-                if attempt == START_ATTEMPTS:
-                    raise
-                _log.warning("the broker does not answer, will try again", error=str(error), attempt=attempt)
+                waited_s = clock_s() - began
+                if waited_s >= START_S:
+                    raise TransportError(f"{error}; gave up after {waited_s:.0f} s: {REMEDY}") from error
+                if clock_s() - told_at >= TELL_S:
+                    told_at = clock_s()
+                    _log.warning("waiting for the broker", error=str(error), waited_s=round(waited_s, 1),
+                                 gives_up_after_s=START_S, remedy=REMEDY)  # fmt: skip
                 await self._disconnect()
                 await asyncio.sleep(backoff_s)
-                backoff_s *= 2
+                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
 
     async def _recover(self) -> None:
         while True:

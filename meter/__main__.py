@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from meter.adapters.http import HttpServer, application
 from meter.settings import MeterSettings
 from meter.telemetry import configure_logging
-from meter.worker import build
+from meter.worker import Worker, build
+from schemas.errors import TransportError
 from schemas.faults import setting_problems
 
 STOP_S = 10.0
@@ -33,6 +34,11 @@ def read_settings() -> MeterSettings | None:
         return None
 
 
+async def _start(server: HttpServer, worker: Worker) -> None:
+    await server.start()
+    await worker.start()
+
+
 async def run(settings: MeterSettings) -> int:
     """Run until a signal or a fault; return the exit code."""
     stopping = asyncio.Event()
@@ -40,17 +46,21 @@ async def run(settings: MeterSettings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     worker = build(settings)
     server = HttpServer(application(worker.waiting, worker.metrics.registry), settings.host, settings.port)
+    stopped = asyncio.create_task(stopping.wait(), name="signals")
+    starting = asyncio.create_task(_start(server, worker), name="start")
+    await asyncio.wait({stopped, starting}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        _log.info("stopped while starting")
+        return 0
     try:
-        await server.start()
-        await worker.start()
-    except OSError as error:
+        await starting
+    except (TransportError, OSError) as error:
         _log.error("cannot start", error=str(error))
         return 1
     # Millions of short-lived events, and rows that stay: look for garbage cycles rarely.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1_000)
-    stopped = asyncio.create_task(stopping.wait(), name="signals")
     ends: set[asyncio.Future[Any]] = {stopped, worker.failed}
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if worker.failed.done():

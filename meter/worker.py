@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from meter.adapters.broker import until_connected
 from meter.adapters.engine import Engine
 from meter.adapters.log_ends import LogEnds
 from meter.adapters.outlet import KafkaOutlet
@@ -78,7 +79,7 @@ class Worker:
         self._partitions: dict[int, Partition] = {}
         self._undelivered: dict[int, int] = {}
         self._letters: dict[int, list[asyncio.Future[object]]] = {}
-        self._recovered = False
+        self._is_searching = self._recovered = False
         self._flushing = asyncio.Lock()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -91,6 +92,8 @@ class Worker:
 
     def waiting(self) -> list[str]:
         """Return what is missing until this worker is ready, in words."""
+        if self._is_searching:
+            return ["the broker"]
         if not self._recovered:
             return ["the state to be read back from quota.state"]
         return [
@@ -100,10 +103,10 @@ class Worker:
         ]
 
     async def start(self) -> None:
-        """Connect, and begin to fold."""
-        await self._updates.start()
-        await self._state.start()
-        await self._log_ends.start()
+        """Wait for the broker, connect, and begin to fold; TransportError if there is none in time."""
+        self._is_searching = True
+        await until_connected(self._settings.kafka, "TOLLWAY_METER_", self._connect, self._disconnect)
+        self._is_searching = False
         await self._engine.start(self._fences)
         for name, body in (
             ("publish", self._publish_forever),
@@ -112,6 +115,17 @@ class Worker:
             ("engine", self._watch_engine),
         ):
             self._tasks.append(asyncio.create_task(self._guarded(body)(), name=name))
+
+    async def _connect(self) -> None:
+        await self._updates.start()
+        await self._state.start()
+        await self._log_ends.start()
+        # A broker that is starting takes connections before its partitions have leaders.
+        await self._log_ends.ends(list(range(self._settings.kafka.partitions)))
+
+    async def _disconnect(self) -> None:
+        for part in (self._updates, self._state, self._log_ends):
+            await part.stop()
 
     async def stop(self) -> None:
         """Publish and flush a last time, commit, and leave."""
@@ -122,9 +136,7 @@ class Worker:
         await self._publish_due(last=True)
         await self.flush()
         await self._engine.app.consumer.commit()
-        await self._updates.stop()
-        await self._state.stop()
-        await self._log_ends.stop()
+        await self._disconnect()
         await self._engine.app.stop()
 
     # --------------------------------------------------------------------------------------------------- folding

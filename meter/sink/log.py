@@ -93,7 +93,7 @@ class KafkaLog:
         try:
             await consumer.start()
         except (KafkaError, OSError) as error:
-            await consumer.stop()
+            await _stop(consumer)
             raise TransportError(f"broker {self._connection.bootstrap}: {error}") from error
         consumer.subscribe(self._topics, listener=self.assignment)
         self._consumer = consumer

@@ -6,6 +6,7 @@ Joins the log, the lanes and the store. What is exact about it is in `lane` and 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from meter.adapters.broker import until_connected
 from meter.sink.core.resume import LogMismatch
 from meter.sink.feeds import Rejected
 from meter.sink.lane import Counts, Lane, LaneLost, LaneStatus, Limits
@@ -139,18 +141,24 @@ class Worker:
             _log.warning("the broker did not let go in time")
 
     async def _start(self) -> None:
-        while True:
-            try:
-                await self._log.start()
-                self._log_id = self._starts.log_id = self._log_id or await self._log.cluster_id()
-            except (TransportError, KafkaError) as error:
-                if self._stopping.is_set():
-                    return
-                _log.warning("the broker does not answer yet", error=str(error))
-                await asyncio.sleep(PAUSE_S)
-            else:
+        """Wait for the broker, for as long as nobody says stop: what is stored can be asked for meanwhile."""
+        connecting = asyncio.create_task(
+            until_connected(self._settings.kafka, "TOLLWAY_HISTORY_", self._connect, self._log.stop, math.inf),
+            name="connect",
+        )
+        stopping = asyncio.create_task(self._stopping.wait(), name="stop while connecting")
+        try:
+            await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if connecting.done():
+                await connecting
                 _log.info("reading", log=self._log_id, group=self._settings.group)
-                return
+        finally:
+            for task in (connecting, stopping):
+                task.cancel()
+
+    async def _connect(self) -> None:
+        await self._log.start()
+        self._log_id = self._starts.log_id = self._log_id or await self._log.cluster_id()
 
     async def _turn(self) -> None:
         self._reap()

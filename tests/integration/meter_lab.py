@@ -90,6 +90,12 @@ class MeterProcess:
         lines = [line for line in text.splitlines() if line.partition("{")[0].partition(" ")[0] == name]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
+    async def waiting(self) -> list[str]:
+        """Return what it says that it still lacks."""
+        async with httpx.AsyncClient() as client:
+            lacks: list[str] = (await client.get(f"http://127.0.0.1:{self._port}/readyz")).json()["waiting"]
+        return lacks
+
     def log_text(self) -> str:
         """Return the end of its log."""
         return self._log.read_text()[-3_000:]

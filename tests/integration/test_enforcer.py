@@ -7,9 +7,11 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -32,6 +34,7 @@ from tests.integration.enforcer_lab import (
 )
 from tests.integration.enforcer_lab import (
     ROOT,
+    Enforcer,
     FakeMeter,
     fake_meter,
     now_ms,
@@ -271,6 +274,14 @@ async def test_a_broker_that_comes_back_finds_the_enforcer_at_work(tmp_path: Pat
                 await _alerts(connection, 1)
             await kafka.stop()
             assert await _seen(enforcer, 60 * USD)
+            early = Enforcer(connection)
+            starting = asyncio.create_task(early.start(), name="an enforcer that starts before its broker")
+            await until(partial(_is_listening, early), "it answers, without a broker")
+            assert not starting.done()
+            assert await early.end(signal.SIGTERM) == 0
+            with pytest.raises(AssertionError, match="ended with 0"):
+                await starting
+            await early.close()
             await kafka.start()
             async with fake_meter(connection) as meter:
                 meter.fence = 1_000
@@ -279,6 +290,13 @@ async def test_a_broker_that_comes_back_finds_the_enforcer_at_work(tmp_path: Pat
             assert [alert["data"]["threshold_percent"] for alert in found] == [50, 100]
             await enforcer.create_key()
             assert await enforcer.end(signal.SIGTERM) == 0
+
+
+async def _is_listening(enforcer: Enforcer) -> bool:
+    try:
+        return (await enforcer.client.get("/healthz")).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 async def test_wrong_settings_end_with_two_and_name_every_fault() -> None:

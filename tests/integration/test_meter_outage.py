@@ -1,9 +1,10 @@
-"""The meter through an outage of its broker: it waits, goes on by itself, and evicts nobody for the silence."""
+"""The meter and the broker's absences: it waits for it, goes on by itself, and evicts nobody for the silence."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,42 @@ async def test_a_broker_that_dies_and_returns_costs_no_events_and_no_member(tmp_
                 meter.end()
     finally:
         await kafka.stop()
+
+
+@pytest.mark.slow
+async def test_a_meter_that_starts_before_its_broker_waits_and_says_so(tmp_path: Path) -> None:
+    """No process ends for it: the one that was there first folds the log as soon as the broker is back."""
+    kafka = EmbeddedKafka(tmp_path / "state")
+    await kafka.start()
+    try:
+        async with laboratory(kafka.bootstrap, "early.", 2) as lab:
+            traffic = Traffic(lab)
+            await traffic.flow(0.5)
+            kafka.kill()
+            await kafka.wait()
+            meter = MeterProcess(lab.connection, tmp_path / "meter.log")
+            impatient = MeterProcess(lab.connection, tmp_path / "impatient.log", slot="1")
+            meter.start()
+            impatient.start()
+            try:
+                for process in (meter, impatient):
+                    await until(partial(_says_what_it_waits_for, process, kafka.bootstrap), 30, process.log_text)
+                assert impatient.stop()[0] == 0
+                await kafka.start()
+                await meter.ready()
+                ends = await lab.ends()
+                await until(lambda: lab.view.fences == ends, 60, lambda: (lab.view.fences, ends, meter.log_text()))
+                assert {key: row.settled for key, row in lab.view.rows.items()} == traffic.rows
+                assert meter.stop()[0] == 0
+            finally:
+                meter.end()
+                impatient.end()
+    finally:
+        await kafka.stop()
+
+
+async def _says_what_it_waits_for(meter: MeterProcess, address: str) -> bool:
+    log = meter.log_text()
+    assert "Traceback" not in log
+    said = "waiting for the broker" in log and address in log and "TOLLWAY_METER_KAFKA__BOOTSTRAP" in log
+    return said and await meter.waiting() == ["the broker"]
