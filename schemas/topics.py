@@ -115,7 +115,7 @@ BATCHES = Topic(
     "often and is charged once.",
 )  # fmt: skip
 BATCHES_CHARGED = Topic(
-    "batches.charged", False, True, None, "step/position", "steps of charging", "msgpack", "batches.Step",
+    "batches.charged", False, True, None, "step/position/epoch/records", "steps of charging", "msgpack", "batches.Step",
     "enforcer", "enforcer",
     "Which batches and which of their lines have been charged; a step is written before its usage is and again after.",
 )  # fmt: skip

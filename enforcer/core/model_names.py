@@ -7,7 +7,7 @@ one of the invoice's. What is connected by names is compared together. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 _SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|latest)$")
@@ -46,7 +46,7 @@ def match(invoiced: Iterable[str], known: Iterable[Known], said: Mapping[str, st
     group = {model: number for number, model in enumerate(ours)}
     of: dict[str, list[str]] = {}
     for name in sorted(set(invoiced)):
-        of[name] = [said[name]] if name in said else _models(name, found)
+        of[name] = [said[name]] if name in said else models_named(name, found)
         places = {group[model] for model in of[name] if model in group}
         if places:
             least = min(places)
@@ -59,7 +59,7 @@ def match(invoiced: Iterable[str], known: Iterable[Known], said: Mapping[str, st
     return matched + [Matched((), (name,)) for name in alone]
 
 
-def _models(name: str, known: list[Known]) -> list[str]:
+def models_named(name: str, known: Sequence[Known]) -> list[str]:
     """Return the models that a name is: by the same name, else by what answers were named, else but for a snapshot."""
     for same in (_is_exactly, _is_alike, _is_snapshot):
         found = {each.model for each in known if same(name, each.model)}
