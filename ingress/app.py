@@ -18,9 +18,11 @@ from ingress.adapters.drains import Drains
 from ingress.adapters.driver import IdSource, Services, wall_clock_ms
 from ingress.adapters.governance import Governance
 from ingress.adapters.http import application
+from ingress.adapters.producer import Producer
 from ingress.adapters.provider_pool import ProviderPool
 from ingress.adapters.safety import Safety
 from ingress.adapters.server import HttpServer
+from ingress.adapters.sightings import TELL_S, Sightings
 from ingress.adapters.targets import TargetBook
 from ingress.adapters.waiting import Waiting
 from ingress.core.ports import Context
@@ -56,6 +58,7 @@ from ingress.telemetry import (
 )
 from schemas.published import DRAIN_S, LEASE_MS, OVERSHOOT_BOUND, PROPAGATION_P99_MS, SELF_FENCE_MS
 from schemas.rows import Measure
+from schemas.topics import BATCHES, topic_name
 
 LEFT = 3
 """Exit code of a clean stop that has left events on the log: its next run sends them."""
@@ -90,6 +93,11 @@ class Ingress:
         self.stats.laps = self._governance.laps.spreads
         self._pool = ProviderPool()
         self._waiting = Waiting(self._governance.registry.waiting, wall_clock_ms)
+        self._sightings = Sightings(
+            Producer(settings.kafka, f"{settings.instance}-batches"),
+            topic_name(BATCHES, settings.kafka.topic_prefix),
+            self.stats,
+        )
         services = Services(
             self._context,
             self._pool,
@@ -99,6 +107,7 @@ class Ingress:
             request_logger(settings.request_log),
             Drains(settings.most_drains),
             settings.upload_s,
+            self._sightings,
         )
         self._server = HttpServer(application(self, registry(self.stats, self._readings)), services, settings)
         self._opener: asyncio.Task[None] | None = None
@@ -122,6 +131,7 @@ class Ingress:
         await self._server.stop()
         self._pool.abort()
         await self._pool.close()
+        await self._sightings.stop(min(self._settings.flush_s, TELL_S))
         is_clean = await self._governance.stop(self._settings.flush_s)
         _log.info("stopped", everything_sent=is_clean, unsent_events=self._governance.journal.unsent_events)
         return is_clean

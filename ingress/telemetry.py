@@ -93,13 +93,19 @@ ACTIONS = Described(
 )
 HELD = Described("requests_waiting", "gauge", (), "Requests that wait at the cap: for room, their turn or their time.")
 WAITED = Described("waited_seconds", "histogram", ("for",), "How long requests waited at the cap, by what for.")
+SIGHTINGS = Described(
+    "batch_sightings", "counter", ("outcome",), "What answers said of batches, by what came of telling it on "
+    "`batches`: `recorded`, `known` for what was recorded just before, `late` (and perhaps `recorded` afterwards), "
+    "`refused` for want of memory, `failed`.",
+)  # fmt: skip
+BATCH_LINES = Described("batch_lines", "counter", (), "Lines of results that were read and told of.")
 RETRIED = Described("provider_stale_connections", "counter", (), "Requests sent again because the first was stale.")
 
 CATALOGUE = (
     REQUESTS, DURATION, FIRST_BYTE, SOURCES, ODD_USAGE, TOKENS, IN_FLIGHT, BUGS, READY, POLICY_VERSION, EPOCH,
     STALENESS, ROWS, WAL_BYTES, UNSENT, CONNECTIONS, WAITING, OPENED, REUSED, RETRIED, ACTIONS, HELD, WAITED,
     PROPAGATION, UNDER_WAY, BOUND, DRAINING, DRAINS, WAL_MAX, WAL_AGE, WAL_ALARM, WAL_FULL, WAL_FOLDED, WAL_DROPPED,
-    UNSYNCED, FSYNC,
+    UNSYNCED, FSYNC, SIGHTINGS, BATCH_LINES,
 )  # fmt: skip
 
 Reading = tuple[Described, tuple[str, ...], float]
@@ -156,6 +162,8 @@ class _Ingress(Collector):
         yield from ((DRAINS, (outcome,), count) for outcome, count in stats.drains.items())
         yield from ((ACTIONS, (action,), count) for action, count in stats.actions.items())
         yield HELD, (), stats.waiting
+        yield from ((SIGHTINGS, (outcome,), count) for outcome, count in stats.sightings.items())
+        yield BATCH_LINES, (), stats.batch_lines
 
 
 def _histogram(described: Described, spreads: Mapping[str, Spread]) -> HistogramMetricFamily:

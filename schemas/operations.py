@@ -11,7 +11,7 @@ OpenAIOperation = Literal[
     "audio.translations",
 ]  # fmt: skip
 AnthropicOperation = Literal["messages", "messages.count_tokens"]
-AccountOperation = Literal["batches", "files"]
+AccountOperation = Literal["batches", "files", "messages.batches"]
 OperationName = OpenAIOperation | AnthropicOperation | AccountOperation
 
 OPERATIONS: Mapping[str, tuple[str, ...]] = {
@@ -19,6 +19,6 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {
     "anthropic": get_args(AnthropicOperation),
 }
 """What each provider protocol has."""
-ACCOUNT_OPERATIONS: Mapping[str, tuple[str, ...]] = {"openai": get_args(AccountOperation), "anthropic": ()}
+ACCOUNT_OPERATIONS: Mapping[str, tuple[str, ...]] = {"openai": ("batches", "files"), "anthropic": ("messages.batches",)}
 """What they have that is about a provider's account and names no model. All keys that use an account see the same files
 and batches, so a model of the policy has to name these operations; none has them otherwise."""

@@ -18,12 +18,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from ingress.adapters.drains import Drains
 from ingress.adapters.provider.port import Attempt, HeaderList, ProviderEgress, ProviderFault
 from ingress.adapters.waiting import Waiting
+from ingress.core.accounts import AccountExchange
 from ingress.core.exchange import Exchange
 from ingress.core.plan import Hold
 from ingress.core.ports import Context
 from ingress.core.protocols import Operation
 from ingress.core.verdicts import Denied
 from ingress.core.waiting import Ticket
+from schemas.batches import Sighting
 from schemas.ids import uuid7
 from schemas.published import MOST_DRAINS
 
@@ -47,10 +49,19 @@ class EventLog(Protocol):
         """Write the end of an exchange, and the decision of a refusal; then call `then`."""
 
 
+class BatchLog(Protocol):
+    """What a driver needs of the log of batches."""
+
+    def tell(self, sighting: Sighting, then: Callable[[bool], None]) -> None:
+        """Write a sighting; then, and never at once, call `then` with whether it is on the log."""
+
+
 class Services:
     """What all drivers of a process share."""
 
-    __slots__ = ("context", "drains", "egress", "journal", "log_requests", "now_ms", "upload_s", "waiting")
+    __slots__ = (
+        "batches", "context", "drains", "egress", "journal", "log_requests", "now_ms", "upload_s", "waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -62,8 +73,9 @@ class Services:
         log_requests: Callable[[Exchange], None] | None = None,
         drains: Drains | None = None,
         upload_s: float = UPLOAD_S,
+        batches: BatchLog | None = None,
     ) -> None:
-        """Bring together log, provider side, waiting room and clock; `log_requests` is called at each end."""
+        """Bring together logs, provider side, waiting room and clock; `log_requests` is called at each end."""
         self.context = context
         self.egress = egress
         self.journal = journal
@@ -72,6 +84,7 @@ class Services:
         self.log_requests = log_requests
         self.drains = Drains(MOST_DRAINS) if drains is None else drains
         self.upload_s = upload_s
+        self.batches = batches
 
 
 class Driver:
@@ -90,7 +103,12 @@ class Driver:
         services = protocol.services
         self.protocol = protocol
         self.services = services
-        self.exchange = Exchange(services.context, self, operation, query, services.now_ms())
+        self.exchange: Exchange
+        if operation.sees is None:
+            self.exchange = Exchange(services.context, self, operation, query, services.now_ms())
+        else:
+            scheme = protocol.scheme or "http"
+            self.exchange = AccountExchange(services.context, self, operation, query, services.now_ms(), scheme)
         self.keep_alive = keep_alive
         self.attempt: Attempt | None = None
         self.ticket: Ticket | None = None
@@ -276,6 +294,11 @@ class Driver:
         if self.services.log_requests is not None:
             self.services.log_requests(self.exchange)
 
+    def tell(self, sighting: Sighting) -> None:
+        """Write to the log of batches."""
+        assert self.services.batches is not None
+        self.services.batches.tell(sighting, self._told)
+
     def wait(self, delay_ms: int) -> None:
         """Set a timer of this request's own."""
         self.pause = asyncio.get_running_loop().call_later(delay_ms / 1000, self._woken)
@@ -362,6 +385,14 @@ class Driver:
     def _admitted(self) -> None:
         try:
             self.exchange.admitted_recorded()
+        except Exception:
+            self._crash()
+
+    def _told(self, is_recorded: bool) -> None:
+        exchange = self.exchange
+        assert isinstance(exchange, AccountExchange)
+        try:
+            exchange.told(is_recorded, self.services.now_ms())
         except Exception:
             self._crash()
 

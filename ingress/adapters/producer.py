@@ -49,7 +49,7 @@ class Producer:
         """How often a producer had to be given up."""
         self.last_fault = ""
 
-    async def deliver(self, topic: str, partition: int, value: bytes) -> int:
+    async def deliver(self, topic: str, partition: int, value: bytes, key: bytes | None = None) -> int:
         """Return the record's offset once the broker has it (-1 if it had it already); waits as long as it takes."""
         while True:
             client = self._client or await self._connected()
@@ -57,7 +57,7 @@ class Producer:
                 async with asyncio.timeout(STUCK_S) as limit:
                     self._limits[limit] = client
                     try:
-                        sent = await client.send(topic, value, partition=partition)
+                        sent = await client.send(topic, value, key=key, partition=partition)
                         offset: int = (await sent).offset
                         return offset
                     finally:

@@ -56,6 +56,7 @@ KINDS: dict[str, Kind] = {
     "not_ready": Kind("server_error", "not_ready", "api_error"),
     "detached": Kind("server_error", "detached", "api_error"),
     "spool_full": Kind("server_error", "spool_full", "api_error"),
+    "batch_not_recorded": Kind("server_error", "batch_not_recorded", "api_error"),
     "no_credential": Kind("server_error", "provider_not_configured", "api_error"),
     "internal": Kind("server_error", "internal_error", "api_error"),
 }

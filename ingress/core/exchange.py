@@ -139,7 +139,7 @@ class Exchange(Ending):
                 self._flow = Outflow(ask, cast(Reservation, self._reserved), plan.reserve_price, relay.reader)
             else:
                 self._flow = MediaFlow(ask.expected)
-        elif operation.is_raw and not head.is_json and status < 300 and ask.expected is not None:
+        elif operation.is_raw and (operation.is_file or not head.is_json) and status < 300 and ask.expected is not None:
             self._relay, self._flow = BytesRelay(), MediaFlow(ask.expected)
         else:
             self._parts = []

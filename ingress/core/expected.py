@@ -27,6 +27,8 @@ class Expected(msgspec.Struct, frozen=True):
     likely_units: dict[str, int] = {}
     is_counted: bool = False
     """The units are what is billed, not an estimate of it."""
+    least_nanos: int = 0
+    """Room that budgets must have, where it is later that something is billed."""
 
     @property
     def is_nothing(self) -> bool:
@@ -35,6 +37,8 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 NOTHING = Expected()
+LATER = Expected(least_nanos=1)
+"""Nothing by itself, but what follows costs something: a batch."""
 
 
 def is_by_tokens(price: Price | None, expected: Expected) -> bool:

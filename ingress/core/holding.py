@@ -27,7 +27,8 @@ class MediaReservation(Reservation):
         self._price = plan.reserve_price
         self._writes_cache = self._is_cut_off = self._can_shrink = False
         self.prompt_bytes = self.miss_tokens = self.miss_nanos = self.fee_nanos = self.fees_beyond_nanos = 0
-        self.input_tokens = self.output_tokens = self.nanos = 0
+        self.input_tokens = self.output_tokens = 0
+        self.nanos = expected.least_nanos
         if not expected.is_nothing:
             if holds_tokens(plan.price, expected):
                 self.input_tokens, self.output_tokens = expected.most.all_input, expected.most.all_output

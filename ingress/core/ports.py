@@ -13,6 +13,7 @@ from ingress.core.sparing import Sparing
 from ingress.core.stats import Stats
 from ingress.core.verdicts import Denied
 from ingress.core.waiting import Ticket
+from schemas.batches import Sighting
 
 
 class Target:
@@ -46,6 +47,9 @@ class Effects(Protocol):
 
     def record_attempt(self, partition: int, event: bytes) -> None:
         """Write the end of an attempt that another one follows at once; nothing is called."""
+
+    def tell(self, sighting: Sighting) -> None:
+        """Write what was seen of a batch to its log; then call `AccountExchange.told`, never at once."""
 
     def wait(self, delay_ms: int) -> None:
         """Call `Exchange.woken` after `delay_ms`."""

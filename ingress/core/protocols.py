@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from ingress.core.ask import Ask
+from ingress.core.batches import Sight
 from ingress.core.errors import Shape
 from ingress.core.providers import anthropic, completions, openai, responses
 from ingress.core.reported import Reported
@@ -33,6 +34,10 @@ class Operation(msgspec.Struct, frozen=True):
     method: bytes = b"POST"
     is_raw: bool = False
     """Answers that are neither JSON nor events are passed on as they come, unread."""
+    is_file: bool = False
+    """Good answers are passed on as they come even if they are JSON."""
+    sees: Sight | None = None
+    """What its answers may say of batches; None: nothing."""
 
 
 def _open_messages(hides_usage: bool) -> EventReader:

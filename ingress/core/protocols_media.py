@@ -1,4 +1,4 @@
-"""The metered operations of OpenAI's protocol whose requests or answers are not JSON text, and those of an account."""
+"""The metered operations whose requests or answers are not JSON text, and those of an account."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 
 import msgspec
 
+from ingress.core.batches import Sight
 from ingress.core.protocols import Operation
-from ingress.core.providers import openai_account, openai_audio, openai_images
+from ingress.core.providers import anthropic_batches, openai_account, openai_audio, openai_images
 from ingress.core.providers.openai_media import rename
 from ingress.core.sse import EventReader
 
@@ -48,10 +49,21 @@ FILES = Operation(
     takes="anything", is_raw=True,
 )  # fmt: skip
 BATCHES = msgspec.structs.replace(FILES, name="batches", path=b"/batches")
-ACCOUNT_OPERATIONS = (FILES, BATCHES)
+MESSAGE_BATCHES = msgspec.structs.replace(
+    FILES, name="messages.batches", shape="anthropic", path=b"/messages/batches",
+    read_answer=anthropic_batches.read_answer,
+)  # fmt: skip
+ACCOUNT_OPERATIONS = (FILES, BATCHES, MESSAGE_BATCHES)
 """Without a model; a policy has to name them."""
 
-_ACCOUNT_PATH = re.compile(rb"/v1/(files|batches)(/[A-Za-z0-9_-]{1,128})?(/content|/cancel)?")
+_BY_PATH = {b"files": FILES, b"batches": BATCHES, b"messages/batches": MESSAGE_BATCHES}
+_SIGHTS: dict[str, Sight] = {
+    BATCHES.name: Sight(openai_account.batches_in),
+    MESSAGE_BATCHES.name: Sight(anthropic_batches.batches_in, lead_here=anthropic_batches.lead_here),
+}
+_ACCOUNT_PATH = re.compile(
+    rb"/v1/(files|batches|messages/batches)(?:/([A-Za-z0-9_-]{1,128}))?(/content|/cancel|/results)?"
+)
 _ACCOUNT_METHODS: dict[tuple[bytes, bool, bytes], tuple[bytes, ...]] = {
     (b"files", False, b""): (b"GET", b"POST"),
     (b"files", True, b""): (b"GET", b"DELETE"),
@@ -59,18 +71,32 @@ _ACCOUNT_METHODS: dict[tuple[bytes, bool, bytes], tuple[bytes, ...]] = {
     (b"batches", False, b""): (b"GET", b"POST"),
     (b"batches", True, b""): (b"GET",),
     (b"batches", True, b"/cancel"): (b"POST",),
+    (b"messages/batches", False, b""): (b"GET", b"POST"),
+    (b"messages/batches", True, b""): (b"GET", b"DELETE"),
+    (b"messages/batches", True, b"/cancel"): (b"POST",),
+    (b"messages/batches", True, b"/results"): (b"GET",),
 }
 
 
 def account_methods(path: bytes) -> tuple[bytes, ...]:
-    """Return the methods that a path on files or batches takes; none if it is no such path."""
+    """Return the methods that a path of an account takes; none if it is no such path."""
     match = _ACCOUNT_PATH.fullmatch(path)
     return _ACCOUNT_METHODS.get((match[1], bool(match[2]), match[3] or b""), ()) if match else ()
 
 
 def account_operation(method: bytes, path: bytes) -> Operation | None:
-    """Return the operation of a request on files or batches; None for every other request."""
-    if method not in account_methods(path):
+    """Return the operation of a request about files or batches; None for every other request."""
+    match = _ACCOUNT_PATH.fullmatch(path)
+    if match is None or method not in account_methods(path):
         return None
-    found = FILES if path.startswith(b"/v1/files") else BATCHES
-    return msgspec.structs.replace(found, method=method, path=path[len(b"/v1") :])
+    found, name, verb = _BY_PATH[match[1]], (match[2] or b"").decode(), match[3]
+    sees, read, is_file = _SIGHTS.get(found.name), found.read, verb in (b"/content", b"/results")
+    if verb == b"/content":
+        sees = Sight(line=openai_account.read_line, file_id=name)
+    elif verb == b"/results":
+        sees = Sight(line=anthropic_batches.read_line, batch_id=name)
+    elif sees is not None and method == b"POST" and not name:
+        sees, read = msgspec.structs.replace(sees, is_creation=True), openai_account.read_created
+    return msgspec.structs.replace(
+        found, method=method, path=path[len(b"/v1") :], sees=sees, read=read, is_file=is_file
+    )

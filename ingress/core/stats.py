@@ -75,6 +75,10 @@ class Stats:
         """What is kept of those that are not streams."""
         self.drains: dict[str, int] = {}
         """How that ended."""
+        self.sightings: dict[str, int] = {}
+        """What was seen of batches, by what came of telling it."""
+        self.batch_lines = 0
+        """Lines of results in it."""
 
     def act(self, action: str) -> None:
         """Count what a rule did."""
@@ -92,6 +96,10 @@ class Stats:
         """Count the end of an answer that was read on without its client."""
         self.draining -= 1
         self.drains[outcome] = self.drains.get(outcome, 0) + 1
+
+    def told(self, outcome: str) -> None:
+        """Count what came of telling something of a batch."""
+        self.sightings[outcome] = self.sightings.get(outcome, 0) + 1
 
     def no_drain(self) -> None:
         """Count an answer that was not read on, because too many were."""

@@ -27,6 +27,7 @@ from ingress.core.resolver import Resolver
 from ingress.core.stats import Stats
 from ingress.settings import IngressSettings
 from ingress.telemetry import registry
+from schemas.batches import BatchSeen, Line, LinesSeen, Sighting
 from schemas.codec import decode_attribution, decode_event
 from schemas.decisions import Decision
 from schemas.keys import VirtualKey
@@ -95,6 +96,49 @@ class FakeJournal:
         return self.events
 
 
+class FakeBatches:
+    """Keeps what is told of batches in memory; it is taken when `held` is None, and lost while `is_lost`."""
+
+    def __init__(self) -> None:
+        self.told: list[Sighting] = []
+        self.held: list[Callable[[bool], None]] | None = None
+        """Who waits, while the log is said to hang."""
+        self.is_lost = False
+        self.changed = asyncio.Event()
+
+    def tell(self, sighting: Sighting, then: Callable[[bool], None]) -> None:
+        self.told.append(sighting)
+        self.changed.set()
+        if self.held is not None:
+            self.held.append(then)
+        else:
+            asyncio.get_running_loop().call_soon(then, not self.is_lost)
+
+    def release(self, is_recorded: bool) -> None:
+        """Answer who waits."""
+        held, self.held = self.held, None
+        for then in held or ():
+            then(is_recorded)
+
+    async def until(self, count: int) -> list[Sighting]:
+        """Return what was told once it is so much."""
+        async with asyncio.timeout(10):
+            while len(self.told) < count:
+                self.changed.clear()
+                await self.changed.wait()
+        return self.told
+
+    @property
+    def seen(self) -> list[BatchSeen]:
+        """Batches."""
+        return [each for each in self.told if isinstance(each, BatchSeen)]
+
+    @property
+    def lines(self) -> list[Line]:
+        """Lines of results."""
+        return [line for each in self.told if isinstance(each, LinesSeen) for line in each.lines]
+
+
 class Lab:
     """Everything of one test; clients reach `url`."""
 
@@ -103,6 +147,7 @@ class Lab:
         """By the names of models, None for none; all others cost `PRICE`."""
         self.simulator = Simulator(keep_entries=True)
         self.journal = FakeJournal()
+        self.batches = FakeBatches()
         self.stats = Stats()
         self.keyring = Keyring()
         self.registry = Registry(2)
@@ -127,7 +172,9 @@ class Lab:
         self.context.target_of = TargetBook(settings.simulated_url)
         self.context.closed = ""
         self.waiters = Waiting(self.registry.waiting, wall_clock_ms)
-        self.services = services = Services(self.context, self.pool, self.journal, wall_clock_ms, self.waiters)
+        self.services = services = Services(
+            self.context, self.pool, self.journal, wall_clock_ms, self.waiters, batches=self.batches
+        )
         self.server = HttpServer(application(self, registry(self.stats, lambda: ())), services, settings)
         await self.server.start()
         self.port = self.server.port

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
+from ingress.core.accounts import AccountExchange
 from ingress.core.caps import NO_CAPS
 from ingress.core.exchange import Exchange
 from ingress.core.plan import Denied
@@ -17,6 +18,7 @@ from ingress.core.stats import Stats
 from ingress.core.verdicts import Note
 from ingress.core.waiting import Ticket
 from schemas.attempts import Drain, Fallback
+from schemas.batches import Sighting
 from schemas.codec import decode_event, decode_rows, encode_attribution, encode_rows
 from schemas.decisions import Decision
 from schemas.keys import VirtualKey
@@ -143,6 +145,9 @@ class FakeResolver:
     def authenticate(self, secret: bytes, now_ms: int) -> VirtualKey | Refused:
         return self.key if secret == b"tw-good" else self._refused("unknown_key", 401)
 
+    def account_model(self, key: VirtualKey, operation: str) -> str | Refused:
+        return "gpt-x"
+
     def plan(self, key: VirtualKey, model: str, operation: str) -> FakePlan | Refused:
         return self.plans.get(model) or self._refused("unknown_model", 404)
 
@@ -171,7 +176,8 @@ class Stage:
         context.target_of = lambda plan: Target("origin", b"/v1", b"host: up\r\n", cast(FakePlan, plan).problem)
         self.context = context
         self.plans: dict[str, FakePlan] = resolver.plans
-        self.exchange = Exchange(context, self, operation, query, NOW)
+        kind = Exchange if operation.sees is None else AccountExchange
+        self.exchange = kind(context, self, operation, query, NOW)
 
     def _new_id(self, now_ms: int) -> bytes:
         self._ids += 1
@@ -211,6 +217,9 @@ class Stage:
     def record_attempt(self, partition: int, event: bytes) -> None:
         self.effects.append(("attempt", partition))
         self._keep(event, ())
+
+    def tell(self, sighting: Sighting) -> None:
+        self.effects.append(("tell", sighting))
 
     def is_sent(self) -> bool:
         return self.is_on_its_way

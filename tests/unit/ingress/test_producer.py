@@ -51,7 +51,7 @@ class FakeKafkaProducer:
             raise self.start_faults.pop(0)
         self.is_open = True
 
-    async def send(self, topic: str, value: bytes, partition: int) -> asyncio.Future[Sent]:
+    async def send(self, topic: str, value: bytes, partition: int, key: bytes | None) -> asyncio.Future[Sent]:
         """Take a record, or fail."""
         if self.faults:
             raise self.faults.pop(0)
@@ -135,7 +135,7 @@ class MortalProducer:
     async def start(self) -> None:
         """Connect."""
 
-    async def send(self, topic: str, value: bytes, partition: int) -> asyncio.Future[Sent]:
+    async def send(self, topic: str, value: bytes, partition: int, key: bytes | None) -> asyncio.Future[Sent]:
         """Take a record, whose fate is known later."""
         if self.is_dead:
             raise ProducerClosed

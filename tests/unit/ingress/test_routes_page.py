@@ -34,10 +34,10 @@ def test_page_names_every_route_and_its_body() -> None:
 def test_page_names_every_route_of_accounts() -> None:
     """Paths with ids, with their methods; no row is about a route that does not exist."""
     others = [(methods, path, operation) for methods, path, operation, _ in rows() if path.encode() not in METERED]
-    assert len(others) == 6
+    assert len(others) == 10
     for methods, path, operation in others:
         assert account_methods(path.replace("{id}", "a-1").encode()) == tuple(method.encode() for method in methods)
-        assert path.startswith(f"/v1/{operation}")
+        assert path.startswith(f"/v1/{operation.replace('.', '/')}")
 
 
 def test_policies_name_the_operations_that_are_served() -> None:
@@ -45,4 +45,6 @@ def test_policies_name_the_operations_that_are_served() -> None:
     assert {operation.name for operation in METERED.values()} == {*OPERATIONS["openai"], *OPERATIONS["anthropic"]}
     for operation in METERED.values():
         assert operation.name in OPERATIONS[operation.shape]
-    assert {operation.name for operation in ACCOUNT_OPERATIONS} == set(ACCOUNT_NAMES["openai"])
+    assert {operation.name for operation in ACCOUNT_OPERATIONS} == {
+        name for names in ACCOUNT_NAMES.values() for name in names
+    }

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from ingress.core.accounts import AccountExchange
 from ingress.core.errors import FAULTS
-from ingress.core.protocols_media import SPEECH
+from ingress.core.protocols_media import SPEECH, account_operation
 from schemas.attempts import Drain, Fallback
-from schemas.flags import READ
+from schemas.flags import BATCH_FOUND, BATCH_TOTAL, READ
 from schemas.money import Price, cost_nanos
 from schemas.units import CHARACTERS
 from schemas.usage import Status, UsageEvent, UsageSource
@@ -33,6 +34,8 @@ DATA = {
     "zero": msgspec.json.encode({"choices": [], "usage": ZERO}),
     "silent": b'{"choices":[]}',
     "garbage": b"<html>",
+    "batch": b'{"object":"batch","id":"batch_1","status":"validating"}',
+    "result": b'{"custom_id":"a","response":{"status_code":200,"body":' + ANSWER + b'},"error":null}\n',
     "error": ERROR,
     "text": TEXT,
     "usage": b"data: " + msgspec.json.encode({"choices": [], "usage": USAGE}) + b"\n\n",
@@ -94,6 +97,8 @@ class Play:
             "denied": lambda: setattr(plan, "denied", SHORT),
             "queue": lambda: plan.script.append(QUEUE),
             "spoken": self._speak,
+            "of batches": lambda: self._about(b"POST", b"/v1/batches"),
+            "of results": lambda: self._about(b"GET", b"/v1/files/f-1/content"),
             "unpriced": lambda: setattr(plan, "price", None),
             "terminate": lambda: setattr(plan, "refusal", msgspec.structs.replace(SHORT, final_unit="terminate")),
             "roomy": lambda: setattr(plan.holds[0], "room", 10**9),
@@ -110,6 +115,15 @@ class Play:
     def _speak(self) -> None:
         self.plan.price = Price("test", "v1", (), units={CHARACTERS: 15 * 10**9})
         self.stage = Stage(SPEECH, plan=self.plan)
+
+    def _about(self, method: bytes, path: bytes) -> None:
+        operation = account_operation(method, path)
+        assert operation is not None
+        self.stage = Stage(operation, plan=self.plan)
+
+    def _tell(self, is_recorded: bool) -> None:
+        assert isinstance(self.stage.exchange, AccountExchange)
+        self.stage.exchange.told(is_recorded, NOW + 9)
 
     def _fallback(self) -> None:
         self.plan.fallback = Fallback(to="other")
@@ -138,6 +152,8 @@ class Play:
             "gone": lambda _: exchange.client_gone(NOW + 9),
             "over": lambda _: exchange.drain_over(NOW + 9),
             "bug": lambda _: exchange.crash(NOW + 9),
+            "told": lambda _: self._tell(True),
+            "untold": lambda _: self._tell(False),
         }
 
     def _ask(self, how: str) -> None:
@@ -201,12 +217,13 @@ def test_the_tables_are_whole() -> None:
     assert len({case.title for case in CASES}) == len({case.played for case in CASES}) == len(CASES)
     assert {case.status for case in CASES} == {status.value for status in Status}
     assert {case.usage_source for case in CASES} == {source.value for source in UsageSource}
-    assert set(READ) <= {flag for case in CASES for flag in case.flags.split()}
+    assert set(READ) - {BATCH_TOTAL, BATCH_FOUND} <= {flag for case in CASES for flag in case.flags.split()}
     told = {case.error.removeprefix("provider_") for case in CASES}
     assert set(FAULTS) - told == {"head_too_large"}  # told apart from `protocol` by its name only
 
 
 def test_every_flag_has_its_line() -> None:
     """The page says of each flag what its vocabulary says."""
+    page = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", PAGE.read_text())
     for flag, meaning in READ.items():
-        assert f"| `{flag}` | {meaning} |" in PAGE.read_text()
+        assert f"| `{flag}` | {meaning} |" in page
