@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import msgspec
 import pytest
 
 from schemas.usage import UsageEvent
+from tests.contract import sdk_batches
+from tests.contract.sdk_batches import anthropic_requests, charged, openai_lines, told, used
 from tests.contract.sdk_usage import POLICY, PRICES, SOUND, is_priced_right, said
 from tests.stream.ingress_lab import SECRET, running
 
@@ -81,23 +84,29 @@ def called() -> Called:
 
 async def _call_all() -> Called:
     async with running(POLICY, prices=PRICES) as lab:
-        assert NODE is not None
-        process = await asyncio.create_subprocess_exec(
-            NODE, str(NPM / "usage.mjs"), lab.url, SECRET,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                out, error = await process.communicate(SOUND)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        assert process.returncode == 0, error.decode()[-2_000:]
+        out = await _run("usage.mjs", lab.url, SOUND)
         events = {event.id.hex(): event for event in lab.journal.events}
         lines = [msgspec.json.decode(line, type=Line) for line in out.splitlines()]
         assert len(events) == len(lines)
         return {line.name: (line.shown, events[line.event.replace("-", "")]) for line in lines}
+
+
+async def _run(script: str, url: str, given: bytes) -> bytes:
+    """Run a script of `NPM` against an ingress and return what it prints."""
+    assert NODE is not None
+    process = await asyncio.create_subprocess_exec(
+        NODE, str(NPM / script), url, SECRET,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            out, error = await process.communicate(given)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, error.decode()[-2_000:]
+    return out
 
 
 @pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -187,3 +196,47 @@ def _of_audio(name: str, shown: Any) -> dict[str, Any]:
     return {
         "input": details["text_tokens"], "audio_input": details["audio_tokens"], "output": shown["output_tokens"],
     }  # fmt: skip
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+
+class BatchLine(msgspec.Struct):
+    """What the script prints of a batch."""
+
+    name: str
+    id: str
+    total: dict[str, Any] | None
+    lines: list[dict[str, Any]]
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+async def test_batches_of_npm_sdks_are_charged_as_shown() -> None:
+    """Lines, and a batch as a whole, are charged as the SDKs show them and as the provider's ledger has them."""
+    asked = {"openai": openai_lines("/v1/chat/completions")[1:], "anthropic": anthropic_requests()}
+    async with running(sdk_batches.POLICY, prices=sdk_batches.PRICES) as lab:
+        out = await _run("batches.mjs", lab.url, msgspec.json.encode(asked))
+        shown = {line.name: line for line in map(msgspec.json.Decoder(BatchLine).decode, out.splitlines())}
+        events = charged(lab.batches.told, time.time_ns() // 1_000_000)
+        entries = lab.simulator.ledger.entries
+    found = {name: [event for event in events if event.detail and event.detail.note == f"batch {line.id}"]
+             for name, line in shown.items()}  # fmt: skip
+    assert {name: len(of) for name, of in found.items()} == {"by line": 2, "as a whole": 1, "messages": 4}
+    assert len(events) == 7
+    assert {event.detail.service_tier for event in events if event.detail} == {"batch"}
+    assert [said(event) for event in found["by line"]] == [
+        {name: count for name, count in _of_completion(usage).items() if count} | {"tier": "batch"}
+        for usage in shown["by line"].lines
+    ]
+    (whole,) = found["as a whole"]
+    assert shown["as a whole"].total is not None
+    assert whole.usage.all_input == shown["as a whole"].total["input_tokens"]
+    assert whole.usage.all_output == shown["as a whole"].total["output_tokens"]
+    assert [(event.usage.input, event.usage.cache_read, event.usage.all_output) for event in found["messages"]] == [
+        (usage["input_tokens"], usage["cache_read_input_tokens"], usage["output_tokens"])
+        for usage in shown["messages"].lines
+    ]  # fmt: skip
+    by_line = [event for event in events if event is not whole]
+    as_used = used(entries)
+    assert not told(by_line) - as_used
+    assert sum(event.cost_nanos or 0 for event in events) == sum(key[-1] * n for key, n in as_used.items())
