@@ -70,7 +70,8 @@ class Binding:
     """The rows of a plan in their present windows, by measure."""
 
     __slots__ = (
-        "all", "concurrent", "costs", "encoded", "generation", "guarded", "header_ms", "looks", "ones", "requests",
+        "all", "back_nanos", "back_ones", "back_requests", "back_tokens", "concurrent", "costs", "encoded",
+        "generation", "guarded", "header_ms", "is_unbooked", "looks", "miss_nanos", "miss_tokens", "ones", "requests",
         "tokens", "touched", "until_ms",
     )  # fmt: skip
 
@@ -96,6 +97,30 @@ class Binding:
         """Whether something that is not a matter of room has to be looked at each time."""
         self.touched = False
         self.header_ms = 0
+        self.is_unbooked = False
+        """Whether something of what follows is not in the rows yet: requests sum it up here, because many of them use
+        the same rows between two looks at it."""
+        self.back_requests = self.back_ones = self.back_tokens = self.back_nanos = 0
+        self.miss_tokens = self.miss_nanos = 0
+
+    def book_later(self, shard: Shard) -> None:
+        """Let the rows have what is summed up here before anybody looks at it."""
+        self.is_unbooked = True
+        shard.unbooked.append(self)
+
+    def book(self) -> None:
+        """Let the rows have what is summed up here."""
+        self.is_unbooked = False
+        for row in self.requests:
+            row.book(self.back_requests, 0)
+        for row in self.concurrent:
+            row.book(self.back_ones, 0)
+        for row in self.tokens:
+            row.book(self.back_tokens, self.miss_tokens)
+        for row in self.costs:
+            row.book(self.back_nanos, self.miss_nanos)
+        self.back_requests = self.back_ones = self.back_tokens = self.back_nanos = 0
+        self.miss_tokens = self.miss_nanos = 0
 
 
 class Shard:
@@ -104,8 +129,8 @@ class Shard:
     __slots__ = (
         "ackable", "backed_until_ms", "expiries", "expiring", "fence", "fence_at_ms", "generation", "hw",
         "installed_ms", "is_synced", "joined_at", "known", "log_ms", "members", "missing", "numbers", "partition",
-        "parts", "place", "rejoining", "rows", "settled", "settling", "touched", "unconfirmed", "waiting", "wanting",
-        "weight",
+        "parts", "place", "rejoining", "rows", "settled", "settling", "touched", "unbooked", "unconfirmed", "waiting",
+        "wanting", "weight",
     )  # fmt: skip
 
     def __init__(self, partition: int, waiting: WaitingRoom) -> None:
@@ -143,6 +168,8 @@ class Shard:
         """Rows that snapshots mentioned and no plan here has used."""
         self.expiries: dict[int, list[str]] = {}
         self.touched: list[Binding] = []
+        self.unbooked: list[Binding] = []
+        """Those with something that their rows do not have yet."""
         self.rejoining = 0
         """How many of the first `touched` carry over what was in flight when this epoch began."""
         self.expiring: deque[tuple[int, Hold]] = deque()
@@ -155,6 +182,13 @@ class Shard:
         """Rows whose waiting requests the meter has to hear of."""
         self.numbers: dict[str, int] = {}
         self.parts: list[Snapshot] = []
+
+    def book(self) -> None:
+        """Let all rows have what bindings have summed up."""
+        if self.unbooked:
+            for binding in self.unbooked:
+                binding.book()
+            self.unbooked.clear()
 
     def staleness_ms(self, now_ms: int) -> int:
         """Return how long ago the last snapshot was installed; -1 if there was none."""
@@ -320,6 +354,7 @@ class Registry:
         while settled and (through is None or settled[0][0] <= through):
             for hold in settled.popleft()[1]:
                 hold.end()
+        shard.book()
         gauges: list[Gauge] = []
         touched, shard.touched = shard.touched, []
         done = 0

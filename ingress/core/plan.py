@@ -88,10 +88,12 @@ class Hold:
             nanos_back = 0
         self._back = (1 - requests, tokens_back, nanos_back)
         self.give_back()
+        shard = self._shard
         if self._miss is not None:
-            _add_miss(binding, -self._miss[0], -self._miss[1])
-        self._shard.settling.append(self)
-        waiting = self._shard.waiting
+            binding.miss_tokens -= self._miss[0]
+            binding.miss_nanos -= self._miss[1]
+        shard.settling.append(self)
+        waiting = shard.waiting
         if waiting:
             waiting.stir()
 
@@ -103,34 +105,30 @@ class Hold:
         if requests:
             for row in binding.requests:
                 row.room += requests
-                row.refunds += requests
         if not self._is_expired:
             for row in binding.concurrent:
                 row.room += 1
-                row.refunds += 1
-        if tokens:
-            for row in binding.tokens:
-                row.room += tokens
-                row.refunds += tokens
-        if nanos:
-            for row in binding.costs:
-                row.room += nanos
-                row.refunds += nanos
+            binding.back_ones += 1
+        for row in binding.tokens:
+            row.room += tokens
+        for row in binding.costs:
+            row.room += nanos
+        binding.back_requests += requests
+        binding.back_tokens += tokens
+        binding.back_nanos += nanos
+        if not binding.is_unbooked:
+            binding.book_later(self._shard)
 
     def end(self) -> None:
         """Let the gauges fall; called when the record that carries the terminal event is cut."""
         binding = self._binding
-        for row in binding.requests:
-            row.ended += 1
+        binding.back_requests -= 1
         if not self._is_expired:
-            for row in binding.concurrent:
-                row.ended += 1
-        tokens = self._tokens
-        for row in binding.tokens:
-            row.ended += tokens
-        nanos = self._nanos
-        for row in binding.costs:
-            row.ended += nanos
+            binding.back_ones -= 1
+        binding.back_tokens -= self._tokens
+        binding.back_nanos -= self._nanos
+        if not binding.is_unbooked:
+            binding.book_later(self._shard)
         self._touch()
 
     def expire(self) -> None:
@@ -140,8 +138,6 @@ class Hold:
         self._is_expired = True
         for row in self._binding.concurrent:
             row.room += 1
-            row.refunds += 1
-            row.ended += 1
         self._touch()
         self._shard.waiting.stir()
 
@@ -296,7 +292,10 @@ class Plan:
             binding.touched = True
             shard.touched.append(binding)
         if miss[0] or miss[1]:
-            _add_miss(binding, *miss)
+            binding.miss_tokens += miss[0]
+            binding.miss_nanos += miss[1]
+            if not binding.is_unbooked:
+                binding.book_later(shard)
             hold = Hold(binding, shard, tokens, nanos, miss)
         else:
             hold = Hold(binding, shard, tokens, nanos, None)
@@ -485,10 +484,3 @@ def _free(row: Row, tier: int) -> int:
 def _detached(shard: Shard, now_ms: int, tier: int = 1) -> Denied:
     stale_ms, gone = shard.staleness_ms(now_ms), shard.missing or ""
     return Denied("detached", fence=shard.fence, staleness_ms=stale_ms, status=503, tier=tier, gone=gone)
-
-
-def _add_miss(binding: Binding, tokens: int, nanos: int) -> None:
-    for row in binding.tokens:
-        row.may_miss += tokens
-    for row in binding.costs:
-        row.may_miss += nanos

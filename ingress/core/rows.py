@@ -111,10 +111,9 @@ class Row:
     """One counter in one window."""
 
     __slots__ = (
-        "_base", "_limit_until_s", "_limit_version", "budget", "ceiling", "downgrades", "end_s", "ended", "extra",
-        "floor", "gone", "is_guarded", "key", "last", "length_s", "limit", "may_miss", "net", "next", "others",
-        "own_part", "prev", "refunds", "right", "right_limit", "room", "scope", "seq", "shard", "slack", "told_want",
-        "want", "want_head",
+        "_back", "_base", "_limit_until_s", "_limit_version", "_may_miss", "budget", "ceiling", "downgrades", "end_s",
+        "extra", "floor", "gone", "is_guarded", "key", "last", "length_s", "limit", "net", "next", "others", "own_part",
+        "prev", "right", "right_limit", "room", "scope", "seq", "shard", "slack", "told_want", "want", "want_head",
     )  # fmt: skip
 
     def __init__(self, key: str, scope: str, ceiling: Ceiling, shard: Shard, end_s: int, length_s: int = 0) -> None:
@@ -145,7 +144,9 @@ class Row:
         """What this replica may have in it; -1: its share."""
         self.right_limit = -1
         """What rights were given out of; -1: the log does not know the limit yet."""
-        self.net = self.refunds = self.ended = 0
+        self.net = 0
+        self._back = 0
+        """What has been given back of requests that no record has ended yet, less what those had reserved that are."""
         self.room = self.budget = 0
         self.is_guarded = False
         """Whether rungs, tiers or modes have to be looked at before the room ends."""
@@ -155,8 +156,7 @@ class Row:
         """What this replica had in it, and of the window before as far as that counts, at the last recomputation."""
         self.slack = 0
         """What all replicas together have left is `room + slack`."""
-        self.may_miss = 0
-        """What requests in flight here may use beyond their reservations at worst."""
+        self._may_miss = 0
         self.want = self.want_head = 0
         """Room that waiting requests need: all of them, and the first."""
         self.told_want = (0, 0)
@@ -180,7 +180,19 @@ class Row:
     @property
     def inflight(self) -> int:
         """What is reserved here and not yet booked by an event that was cut."""
-        return self.net + self.budget - self.room + self.refunds - self.ended
+        self.shard.book()
+        return self.net + self.budget - self.room + self._back
+
+    @property
+    def may_miss(self) -> int:
+        """What requests in flight here may use beyond their reservations at worst."""
+        self.shard.book()
+        return self._may_miss
+
+    def book(self, back: int, may_miss: int) -> None:
+        """Take what bindings have summed up."""
+        self._back += back
+        self._may_miss += may_miss
 
     @property
     def used(self) -> int:
@@ -289,14 +301,14 @@ class Row:
         self.recompute(now_ms)
 
     def cut(self, seq: int) -> int:
-        """Note that record `seq` carries this row; return the gauge it has to carry."""
+        """Note that record `seq` carries this row; return the gauge it has to carry. All must be booked."""
         self.seq = seq
-        return self.net + self.budget - self.room + self.refunds - self.ended
+        return self.net + self.budget - self.room + self._back
 
     def rejoin(self) -> None:
         """Begin a new epoch: what has been settled belongs to the old one, what is in flight is carried over."""
         self.net = self.inflight
-        self.refunds = self.ended = self.room = self.budget = 0
+        self._back = self.room = self.budget = 0
         self.right = self.right_limit = -1
         self.seq = 0
         self.told_want = (0, 0)
