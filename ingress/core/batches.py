@@ -22,7 +22,7 @@ BATCH_TIER = "batch"
 UNREAD = Line(b"", "", None, flags=(MALFORMED,))
 """Of text that is no line of results, or none that can be read."""
 MAX_NAME = 128
-ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """Ids of files and batches; by others nothing can be asked for here."""
 _FAULTS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _decode = msgspec.json.Decoder().decode
@@ -69,6 +69,12 @@ def objects_in(body: bytes) -> list[dict[str, Any]]:
     page = found.get("data")
     items = page if isinstance(page, list) else [found]
     return [item for item in items if isinstance(item, dict)]
+
+
+def has_id(item: dict[str, Any]) -> bool:
+    """Tell whether an object can be asked for here."""
+    name = item.get("id")
+    return isinstance(name, str) and _ID.fullmatch(name) is not None
 
 
 def line_of(custom_id: Any, reported: Reported, operation: str, occurred_ms: int = 0) -> Line:

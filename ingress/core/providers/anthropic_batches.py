@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ingress.core.batches import ID, UNREAD, Witness, count_in, line_of, objects_in, text_in
+from ingress.core.batches import UNREAD, Witness, count_in, has_id, line_of, objects_in, text_in
 from ingress.core.providers import anthropic
 from ingress.core.providers.anthropic_usage import NO_USAGE
 from ingress.core.reported import ERROR_ANSWER, Reported
@@ -52,8 +52,8 @@ def read_answer(body: bytes) -> Reported:
 
 def batches_in(body: bytes, witness: Witness, is_created: bool) -> list[BatchSeen]:
     """Return the batches that an answer describes."""
-    found = [item for item in objects_in(body) if item.get("type") == "message_batch"]
-    return [_seen(item, witness, is_created) for item in found if ID.fullmatch(str(item.get("id")))]
+    found = [item for item in objects_in(body) if item.get("type") == "message_batch" and has_id(item)]
+    return [_seen(item, witness, is_created) for item in found]
 
 
 def _seen(item: dict[str, Any], witness: Witness, is_created: bool) -> BatchSeen:
@@ -94,7 +94,7 @@ def lead_here(body: bytes, url: str) -> bytes:
     items = page if isinstance(page, list) else [found]
     is_changed = False
     for item in items:
-        if isinstance(item, dict) and item.get("results_url") and ID.fullmatch(str(item.get("id"))):
+        if isinstance(item, dict) and item.get("results_url") and has_id(item):
             item["results_url"] = f"{url}/v1/messages/batches/{item['id']}/results"
             is_changed = True
     return msgspec.json.encode(found) if is_changed else body

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ingress.core.ask import Ask
-from ingress.core.batches import ID, UNREAD, Witness, count_in, line_of, ms_of, objects_in, text_in
+from ingress.core.batches import UNREAD, Witness, count_in, has_id, line_of, ms_of, objects_in, text_in
 from ingress.core.expected import LATER, NOTHING
 from ingress.core.holding import BytesReader
 from ingress.core.providers import openai, openai_images, responses
@@ -21,6 +21,7 @@ from ingress.core.providers.openai_usage import NO_USAGE, report
 from ingress.core.reported import ERROR_ANSWER, Reported
 from ingress.core.sse import ERROR_MARK
 from schemas.batches import BatchSeen, Line
+from schemas.operations import OPERATIONS
 from schemas.tokens import NO_TOKENS
 
 _FAULTS = (msgspec.MsgspecError, UnicodeError, RecursionError)
@@ -47,8 +48,8 @@ class _Body(msgspec.Struct):
     object: Any = None
     created: Any = None
     created_at: Any = None
-    data: msgspec.Raw | None = None
-    results: msgspec.Raw | None = None
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    results: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
@@ -94,13 +95,13 @@ class NoEvents(BytesReader):
 
 def batches_in(body: bytes, witness: Witness, is_created: bool) -> list[BatchSeen]:
     """Return the batches that an answer describes."""
-    found = [item for item in objects_in(body) if item.get("object") == "batch"]
-    return [_seen(item, witness, is_created) for item in found if ID.fullmatch(str(item.get("id")))]
+    found = [item for item in objects_in(body) if item.get("object") == "batch" and has_id(item)]
+    return [_seen(item, witness, is_created) for item in found]
 
 
 def _seen(item: dict[str, Any], witness: Witness, is_created: bool) -> BatchSeen:
     ended = _OVER.get(text_in(item, "status"))
-    operation = text_in(item, "endpoint").removeprefix("/v1/").replace("/", ".")
+    operation = _operation_of(text_in(item, "endpoint"))
     requests = count_in(item.get("request_counts"), "completed")
     reported = None if ended is None else _total(item, operation)
     return BatchSeen(
@@ -109,6 +110,12 @@ def _seen(item: dict[str, Any], witness: Witness, is_created: bool) -> BatchSeen
         text_in(item, "model"), None if reported is None else reported.usage, requests,
         () if reported is None else reported.flags,
     )  # fmt: skip
+
+
+def _operation_of(endpoint: str) -> str:
+    """Return the name of the operation that a batch is for; empty if it has none here."""
+    name = endpoint.removeprefix("/v1/").replace("/", ".")
+    return name if name in OPERATIONS["openai"] else ""
 
 
 def _total(item: dict[str, Any], operation: str) -> Reported | None:
@@ -155,9 +162,9 @@ def _answer_in(raw: bytes) -> tuple[str, int, Reported]:
     if type(body.object) is str and body.object in _READERS:
         operation, read = _READERS[body.object]
         return operation, occurred_ms, read(raw)
-    if body.object is None and body.data is not None:
+    if body.object is None and body.data is not msgspec.UNSET:
         return "", occurred_ms, _images_in(raw)
-    if body.object is None and body.results is not None:
+    if body.object is None and body.results is not msgspec.UNSET:
         return "moderations", occurred_ms, openai.read_moderated(raw)
     return "", occurred_ms, openai.read_answer(raw)
 
