@@ -72,6 +72,16 @@ CATALOGUE: tuple[Entry, ...] = (
         "What requests that were refused, downgraded or ended would have cost, by their estimates.",
         ("action", "rule", "org", "team"),
     ),
+    Entry("batches", "gauge", "Batches that are known, by how they are charged.", ("charged",)),
+    Entry("batch_lag_sightings", "gauge", "What replicas saw of batches and is not dealt with yet."),
+    Entry("batch_requests", "counter", "Requests of batches that this run has charged.", ("charged",)),
+    Entry(
+        "batch_sightings",
+        "counter",
+        "What replicas saw of batches, by what came of it: `charged`, `noted`, `known` if it says nothing new, "
+        "`no_batch` for a file of no known batch, `malformed`.",
+        ("outcome",),
+    ),
     Entry("evaluations", "counter", "Times that thresholds and blocks were judged."),
     Entry("alerts_written", "counter", "Alerts written by this run.", ("type",)),
     Entry("block_changes", "counter", "Changes written to `blocks` by this run.", ("change",)),

@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Coroutine, Iterator
+from itertools import chain
 from typing import Any
 
 import structlog
@@ -14,11 +15,14 @@ import uvicorn
 from aiokafka import TopicPartition
 
 from enforcer.adapters.adjust_log import AdjustLog
+from enforcer.adapters.batch_log import BatchLog
 from enforcer.adapters.log import Log
 from enforcer.adapters.price_list import PriceList
 from enforcer.adapters.tail import Offsets, Tail
 from enforcer.adjust import AdjustPlane
 from enforcer.app import build
+from enforcer.batch_routes import add as add_batches
+from enforcer.batches import Batcher
 from enforcer.control import ControlPlane
 from enforcer.core import control as control_core
 from enforcer.core.decisions import KEPT_DECISIONS
@@ -90,7 +94,8 @@ class Worker:
         )  # fmt: skip
         self._log = Log(connection)
         self.services = services = Services(views, self._control, self._quota, self._decisions, clock)
-        self.telemetry = telemetry = Telemetry(services.samples)
+        self.telemetry = telemetry = Telemetry(lambda: chain(services.samples(), self.batcher.samples()))
+        self.batcher = Batcher(views.control, BatchLog(connection), telemetry, clock, connection.partitions)
         views.decided = telemetry.decided
         views.undecodable = lambda topic: telemetry.count("undecodable", topic)
         self.plane = ControlPlane(views.control, self._log, self._control, PriceList(), clock, os.urandom)
@@ -106,6 +111,7 @@ class Worker:
         self._adjust_log = AdjustLog(connection)
         adjust = AdjustPlane(self.plane, self._adjust_log, offsets, clock)
         app = build(services, self.plane, adjust, telemetry, settings.admin_token.get_secret_value())
+        add_batches(app, self.batcher)
         self._server = QuietServer(
             uvicorn.Config(
                 app, host=settings.host, port=settings.port, log_config=None, access_log=False, lifespan="off",
@@ -153,6 +159,7 @@ class Worker:
             tasks.create_task(self._watch.run(), name="watch")
             tasks.create_task(self._heartbeat.run(), name="heartbeat")
             tasks.create_task(PricePlane(self.plane, clock).keep(), name="prices")
+            tasks.create_task(self.batcher.run(), name="batches")
 
     async def _connect(self) -> None:
         """Connect to the broker, several times if need be; an open transaction of an earlier run ends here."""

@@ -124,12 +124,12 @@ class BatchRun(msgspec.Struct, array_like=True):
 class Step(msgspec.Struct, array_like=True):
     """What one sighting has changed: written before its records are, and again without them when they are on the log.
 
-    `batches.charged` has it under `step/<position>/<epoch>/<records of the run>`, a key that no other step has; who finds
-    records in the last version of a step writes them again, which counts once.
+    `batches.charged` has it under `step/<position>/<epoch>/<records of the run>`, a key that no other step has. Who
+    finds records in the last version of a step writes them again, which counts once.
     """
 
     position: int
-    """Sightings below this offset are dealt with; one with too many lines for a step has several, the last beyond it."""
+    """Sightings below this offset are dealt with; one with too many lines for a step has several."""
     book: Book
     """As it is behind the step."""
     line_ids: bytes

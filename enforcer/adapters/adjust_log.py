@@ -1,4 +1,4 @@
-"""Writes records of corrections to `usage`, by a producer that lives as long as one posting.
+"""Writes records to `usage`, by a producer that lives as long as one posting, or as the charging of batches goes well.
 
 Adapts aiokafka. On return of `write` all replicas in sync have the records, each once and in order.
 """
@@ -21,7 +21,7 @@ STOP_DEADLINE_S = 5.0
 
 
 class AdjustLog:
-    """Producer of corrections."""
+    """Producer of corrections, and of usage of batches."""
 
     def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
@@ -69,7 +69,7 @@ class AdjustLog:
                 await asyncio.gather(*sending)
         except (KafkaError, TimeoutError) as error:
             raise TransportError(
-                f"broker {self._connection.bootstrap} has not acknowledged the corrections within "
+                f"broker {self._connection.bootstrap} has not acknowledged the records within "
                 f"{ACK_DEADLINE_S:g} s ({_words(error)})"
             ) from error
         return len(sending)

@@ -79,18 +79,14 @@ class Charged:
         """By batch: ids of the lines that are charged, as the steps have them: 16 bytes each."""
         self._sets: dict[Name, set[bytes]] = {}
         """Of some batches: the same to look ids up in."""
-        self._last = ""
 
     def take(self, step: Step) -> None:
         """Take in a step as it was written, or written again without its records."""
         key = key_of(step)
         if step.records:
             self.pending[key] = step
-        else:
-            self.pending.pop(key, None)
-        if key == self._last:
-            return
-        self._last = key
+        elif self.pending.pop(key, None) is not None:
+            return  # the rest of it is taken in
         self.position, self.run = step.position, step.run
         # What was decoded is a view of all that it was decoded from.
         book = msgspec.structs.replace(step.book, attribution=step.book.attribution.copy())
