@@ -8,6 +8,7 @@ moment ago, because a client polls it, is not told again. Decides nothing about 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -71,7 +72,8 @@ class Sightings:
         self._stats.batch_lines += 0 if isinstance(sighting, BatchSeen) else len(sighting.lines)
         task = loop.create_task(self._deliver(_key(sighting), value, looks, _Answer(then)), name="tell-batches")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.waiting_bytes += len(value)
+        task.add_done_callback(functools.partial(self._ended, len(value)))
 
     async def stop(self, deadline_s: float) -> None:
         """Wait for what is being sent, within `deadline_s`; close."""
@@ -88,7 +90,6 @@ class Sightings:
     async def _deliver(self, key: bytes, value: bytes, looks: bytes, answer: _Answer) -> None:
         loop = asyncio.get_running_loop()
         limit = loop.call_later(TELL_S, self._end, answer, "late")
-        self.waiting_bytes += len(value)
         try:
             await self._producer.deliver(self._topic, 0, value, key)
         except KafkaError as error:  # one that sending again does not help
@@ -97,7 +98,6 @@ class Sightings:
             return
         finally:
             limit.cancel()
-            self.waiting_bytes -= len(value)
         if looks:
             self._remember(looks, loop.time())
         self._stats.told("recorded")
@@ -106,6 +106,12 @@ class Sightings:
     def _end(self, answer: _Answer, outcome: str) -> None:
         self._stats.told(outcome)
         answer.give(False)
+
+    def _ended(self, size: int, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.waiting_bytes -= size
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("sighting_failed", fault=f"{type(error).__name__}: {error}")
 
     def _remember(self, looks: bytes, now: float) -> None:
         self._known.pop(looks, None)
