@@ -6,10 +6,8 @@ written when a request arrives and another when its answer is complete; both are
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -17,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import uvloop
 
 from deploy.simulator import Entry, Ledger, Simulator
 from deploy.simulator.answer import Answer
 from deploy.simulator.connection import Request, SimulatorProtocol
+from tests.provider_process import run
 
 _encode = msgspec.json.Encoder().encode
 
@@ -142,8 +140,9 @@ class Witness(Simulator):
         if self._open.pop(answer_id, self) is not self:
             os.write(self._journal, _encode(End(answer_id, _now_ms())) + b"\n")
 
-    def close(self) -> None:
-        """Close the journal."""
+    async def stop(self) -> None:
+        """Stop listening, and close the journal."""
+        await super().stop()
         os.close(self._journal)
 
 
@@ -151,27 +150,5 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def _serve(port: int, journal: Path) -> None:
-    witness = Witness(journal)
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    await witness.start(port)
-    print(f"witness: ready at {witness.url}", flush=True)
-    await stopped.wait()
-    await witness.stop()
-    witness.close()
-
-
-def main() -> int:
-    """Run the process."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bound.witness", description=__doc__)
-    parser.add_argument("--port", type=int, required=True, help="port to listen on, 0 for a free one")
-    parser.add_argument("--journal", type=Path, required=True, metavar="FILE", help="file to append to")
-    options = parser.parse_args()
-    uvloop.run(_serve(options.port, options.journal))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("tests.bound.witness", __doc__, "journal", Witness))

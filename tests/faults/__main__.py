@@ -14,6 +14,7 @@ import asyncio
 import json
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +25,7 @@ from rich.console import Console
 
 from tests.faults import report
 from tests.faults.deployment import ROOT, Deployment
-from tests.faults.schedule import Schedule, deck, kills, make
+from tests.faults.schedule import MORE, Schedule, deck, kills, make
 from tests.faults.session import Result, Session
 
 REPORT = ROOT / ".reports" / "faults.json"
@@ -110,6 +111,15 @@ def _keep(place: Path, name: str) -> None:
     _say(f"    logs are in {kept.relative_to(ROOT)}")
 
 
+def _commit() -> str:
+    """Return what is checked out, with `-dirty` if files differ from it; empty outside of a repository."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make test-faults", description=__doc__, epilog=_EXAMPLES,
@@ -138,18 +148,20 @@ def main() -> int:
         for schedule in schedules:
             print(f"seed {schedule.seed}: {schedule.name}")
         if not schedules:
-            names = sorted({f"{kind}/{point or role}" for kind, role, point in deck()})
+            names = sorted({f"{kind}/{point or role}" for kind, role, point in (*deck(), *MORE)})
             _say(f"no schedule of these seeds has {options.only!r} in its name; faults are: {', '.join(names)}")
         return 0 if schedules else 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing of ours outlives it
-    began = time.monotonic()
+    began, commit = time.monotonic(), _commit()
     _say(f"{len(schedules)} schedules, seeds {schedules[0].seed} to {schedules[-1].seed}")
     results = uvloop.run(run_all(schedules, began))
-    found = report.report(results, options.seed, time.monotonic() - began)
+    found = report.report(results, options.seed, time.monotonic() - began, commit)
     options.report.parent.mkdir(exist_ok=True)
     options.report.write_text(json.dumps(found, indent=2) + "\n")
     Console(width=120 if not _console.is_terminal else None).print(report.table(results))
     bad = found["lost"] + found["doubled"] + found["wrong"] + len(found["not_reached"])
+    for name, why in found["skipped"].items():
+        _say(f"SKIPPED, so not shown: {name}, {why['times']} times: {why['because']}")
     if found["not_reached"]:
         _say(f"FAILED: places that were never reached: {', '.join(found['not_reached'])}")
     print(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.faults.clients import Receipt
-from tests.faults.scenario import nanos_of
+from tests.faults.scenario import MODEL, nanos_of
 from tests.faults.upstream import Served
 
 FIELDS = ("events", "requests", "input_tokens", "output_tokens", "cost_nanos", "unpriced", "charge_nanos")
@@ -38,6 +38,11 @@ class Event:
     charge_requests: int
     charge_tokens: int
     charge_nanos: int
+    request_id: str = ""
+    """Shared by the attempts of one request; empty where it has no other."""
+    attempt: int = 1
+    model: str = ""
+    """That the provider was asked for."""
 
     def sums(self) -> dict[str, int]:
         """Return what it adds to a ledger."""
@@ -70,68 +75,95 @@ def examine(receipts: Sequence[Receipt], served: Iterable[Served], events: Seque
     """Return what is wrong between the books of one schedule, none of whose events were folded."""
     found = Findings()
     at_provider = _by_nonce(served, found)
-    by_id: dict[str, Event] = {}
+    calls: dict[str, list[Event]] = defaultdict(list)
+    seen: set[str] = set()
     for event in events:
-        if event.id in by_id:
+        if event.id in seen:
             found.doubled.append(f"event {event.id} is there twice")
-        by_id[event.id] = event
-    named = {receipt.event_id for receipt in receipts if receipt.event_id}
-    spare: dict[str, list[Event]] = defaultdict(list)
-    for event in by_id.values():
-        if event.id not in named:
-            spare[event.key].append(event)
-    keyless = [event for event in spare[""] if event.status == "refused"]
-    spare[""] = [event for event in spare[""] if event.status != "refused"]
+            continue
+        seen.add(event.id)
+        calls[event.request_id or event.id].append(event)
+    call_of = {event.id: call for call in calls.values() for event in call}
+    named = {id(call_of[receipt.event_id]) for receipt in receipts if receipt.event_id in call_of}
+    spare: dict[str, list[list[Event]]] = defaultdict(list)
+    for call in calls.values():
+        if id(call) not in named:
+            spare[call[0].key].append(call)
+    keyless = [call for call in spare[""] if call[0].status == "refused"]
+    spare[""] = [call for call in spare[""] if call[0].status != "refused"]
     for receipt in receipts:
-        asked = at_provider.get(receipt.nonce)
-        event_or_none = by_id.get(receipt.event_id) if receipt.event_id else _spare(spare, receipt.key)
-        if event_or_none is None and not receipt.event_id and asked is None and keyless:
+        asked = at_provider.get(receipt.nonce, {})
+        if receipt.event_id:
+            mine = call_of.get(receipt.event_id, [])
+        else:
+            mine = spare[receipt.key].pop() if spare[receipt.key] else []
+        if not mine and not receipt.event_id and not asked and keyless:
             keyless.pop()  # refused by a replica that did not know any key yet, and died before it could say so
-        _examine_one(receipt, asked, event_or_none, found)
+        _examine_call(receipt, asked, mine, found)
     spare[""] += keyless
     for key, left in spare.items():
-        found.doubled += [f"event {event.id} ({event.status}) of {key} is of no request" for event in left]
+        found.doubled += [f"event {call[0].id} ({call[0].status}) of {key} is of no request" for call in left]
     return found
 
 
-def _by_nonce(served: Iterable[Served], found: Findings) -> dict[str, Served]:
-    known: dict[str, Served] = {}
+def _by_nonce(served: Iterable[Served], found: Findings) -> dict[str, dict[str, Served]]:
+    """Return what the provider saw of each request, by the model that each attempt asked for."""
+    known: dict[str, dict[str, Served]] = defaultdict(dict)
     for each in served:
-        if each.nonce in known:
-            found.wrong.append(f"{each.nonce}: the provider was asked twice")
-        known[each.nonce] = each
+        if each.model in known[each.nonce]:
+            found.wrong.append(f"{each.nonce}: the provider was asked twice for {each.model or 'one model'}")
+        known[each.nonce][each.model] = each
     return known
 
 
-def _spare(spare: dict[str, list[Event]], key: str) -> Event | None:
-    return spare[key].pop() if spare[key] else None
-
-
-def _examine_one(receipt: Receipt, served: Served | None, event: Event | None, found: Findings) -> None:
+def _examine_call(receipt: Receipt, asked: Mapping[str, Served], call: Sequence[Event], found: Findings) -> None:
+    """Compare one request with the events of its attempts: each that reached the provider has one of its own."""
     name = receipt.nonce
-    if event is None:
+    if not call:
         if receipt.event_id:
             found.lost.append(f"{name}: the client has event {receipt.event_id}, the history has not")
-        elif served is not None:
+        elif asked:
             found.lost.append(f"{name}: the provider was asked, and no event tells of it")
         return
+    by_model = {event.model: event for event in call}
+    if len(by_model) != len(call) or len({event.attempt for event in call}) != len(call):
+        attempts = ", ".join(f"{event.attempt} {event.model}" for event in call)
+        found.doubled.append(f"{name}: attempts that are counted twice: {attempts}")
+    for model in asked.keys() - by_model.keys():
+        found.lost.append(f"{name}: {model} was asked, and no event of the request tells of it")
+    for event in call:
+        _examine_one(receipt, asked.get(event.model), event, found)
+
+
+def _examine_one(receipt: Receipt, served: Served | None, event: Event, found: Findings) -> None:
+    name = receipt.nonce
     # A replica that is starting does not know any key yet, and says so with 503.
     if event.key != receipt.key and (event.key or event.status != "refused"):
         found.wrong.append(f"{name}: event {event.id} is of key {event.key}, not {receipt.key}")
-    said = (event.input, event.cached, event.output)
-    if receipt.is_whole and receipt.usage is not None and receipt.usage != said:
-        found.wrong.append(f"{name}: the client was told {receipt.usage}, the event says {said} ({event.source})")
-    if receipt.is_whole and receipt.cost_nanos is not None and receipt.cost_nanos != event.cost_nanos:
-        found.wrong.append(f"{name}: the client was told {receipt.cost_nanos} nanos, the event says {event.cost_nanos}")
+    if event.id == receipt.event_id:
+        _examine_told(receipt, event, found)
     if served is not None:
         found.wrong += [f"{name}: {problem}" for problem in _problems(served, event)]
     elif event.source == "provider":
         found.wrong.append(f"{name}: usage of a provider that was not asked")
 
 
+def _examine_told(receipt: Receipt, event: Event, found: Findings) -> None:
+    """Compare what the client was told with the event that it was told of."""
+    name, said = receipt.nonce, (event.input, event.cached, event.output)
+    if receipt.attempt != event.attempt:
+        found.wrong.append(f"{name}: the client was told of attempt {receipt.attempt}, the event is of {event.attempt}")
+    if not receipt.is_whole:
+        return
+    if receipt.usage is not None and receipt.usage != said:
+        found.wrong.append(f"{name}: the client was told {receipt.usage}, the event says {said} ({event.source})")
+    if receipt.cost_nanos is not None and receipt.cost_nanos != event.cost_nanos:
+        found.wrong.append(f"{name}: the client was told {receipt.cost_nanos} nanos, the event says {event.cost_nanos}")
+
+
 def _problems(served: Served, event: Event) -> list[str]:
     """Return where an event differs from what the provider has written down."""
-    cost = nanos_of(served.input, served.cached, served.output)
+    cost = nanos_of(served.input, served.cached, served.output, served.model or MODEL)
     problems = []
     if event.source == "provider":
         if (event.input, event.cached, event.output) != (served.input, served.cached, served.output):
@@ -158,14 +190,16 @@ def examine_folded(receipts: Sequence[Receipt], served: Sequence[Served], events
     for key in sorted(keys - {""}):  # a replica that is starting does not know any key yet
         mine = [receipt for receipt in receipts if receipt.key == key]
         counted = sum(event.stands_for for event in events if event.key == key)
-        _bracket(key, sum(receipt.nonce in at_provider for receipt in mine), counted, len(mine), found)
-    named = sum(bool(receipt.event_id) or receipt.nonce in at_provider for receipt in receipts)
-    _bracket("all keys", named, sum(event.stands_for for event in events), len(receipts), found)
+        asked = sum(len(at_provider.get(receipt.nonce, ())) for receipt in mine)
+        _bracket(key, asked, counted, sum(receipt.attempts for receipt in mine), found)
+    named = sum(max(bool(receipt.event_id), len(at_provider.get(receipt.nonce, ()))) for receipt in receipts)
+    most = sum(receipt.attempts for receipt in receipts)
+    _bracket("all keys", named, sum(event.stands_for for event in events), most, found)
     unfolded = {event.id: event for event in events if event.kind == "usage"}
     for receipt in receipts:
-        if receipt.event_id in unfolded:
-            _examine_one(receipt, at_provider.get(receipt.nonce), unfolded[receipt.event_id], found)
-    told = sum(nanos_of(*receipt.usage) for receipt in receipts if receipt.is_whole and receipt.usage)
+        if event := unfolded.get(receipt.event_id):
+            _examine_one(receipt, at_provider.get(receipt.nonce, {}).get(event.model), event, found)
+    told = sum(nanos_of(*receipt.usage, receipt.model) for receipt in receipts if receipt.is_whole and receipt.usage)
     booked = sum(event.cost_nanos or 0 for event in events)
     if booked < told:
         found.lost.append(f"clients were told of {told} nanos together, {booked} are booked")

@@ -24,7 +24,8 @@ SETTLE_S = 5.0
 POLL_S = 0.05
 _COLUMNS = (
     "toString(id), key_id, org, kind, stands_for, status, usage_source, input_tokens, tokens_cache_read, "
-    "output_tokens, toString(cost_usd), charge_requests, charge_tokens, toString(charge_usd)"
+    "output_tokens, toString(cost_usd), charge_requests, charge_tokens, toString(charge_usd), toString(request_id), "
+    "attempt, model"
 )
 
 Ledgers = dict[str, dict[str, dict[str, int]]]
@@ -125,11 +126,13 @@ async def events_since(deployment: Deployment, since_ms: int) -> list[Event]:
 
 
 def _event(row: Sequence[Any]) -> Event:
-    event_id, key, org, kind, stands_for, status, source, *counts, cost, requests, tokens, charge = row
+    event_id, key, org, kind, stands_for, status, source, *counts, cost, requests, tokens, charge = row[:-3]
+    request_id, attempt, model = row[-3:]
     given, cached, output = map(int, counts)
     return Event(
         event_id, key, org, kind, int(stands_for), status, source, given, cached, output,
         None if cost is None else _nanos(cost), int(requests), int(tokens), _nanos(charge),
+        request_id, int(attempt), model,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 import httptools
 
 from tests.bench.load import request_bytes
-from tests.faults.scenario import Key, Offer, offer
+from tests.faults.scenario import MODEL, MORE, Key, Offer, another_offer, offer
 
 ANSWER_S = 4.0
 """A client waits no longer for an answer."""
@@ -28,6 +28,7 @@ AGAIN_S = 0.1
 """After a broken connection or a refusal."""
 HTTP_OK = 200
 _EVENT, _COST = b"x-tollway-event-id", b"x-tollway-cost-usd"
+_SERVED_BY, _ATTEMPT = b"x-tollway-model", b"x-tollway-attempt"
 
 
 @dataclass
@@ -46,6 +47,14 @@ class Receipt:
     """Input tokens, cached ones among them, output tokens: what the answer said, if it did."""
     cost_nanos: int | None = None
     """What the answer's header said, if it had one."""
+    model: str = MODEL
+    """That was asked for; the one that served, if the answer named another."""
+    attempt: int = 1
+    """Of the answer, as it says."""
+    attempts: int = 1
+    """How many providers the request may have reached."""
+    kind: str = ""
+    """What was asked, as reports count it."""
 
 
 class Connection(asyncio.Protocol):
@@ -99,6 +108,10 @@ class Connection(asyncio.Protocol):
         elif name.lower() == _COST:
             dollars, _, parts = value.decode().partition(".")
             self._receipt.cost_nanos = int(dollars) * 10**9 + int(parts.ljust(9, "0"))
+        elif name.lower() == _SERVED_BY:
+            self._receipt.model = value.decode()
+        elif name.lower() == _ATTEMPT:
+            self._receipt.attempt = int(value)
 
     def on_headers_complete(self) -> None:
         if self._receipt is not None:
@@ -125,14 +138,20 @@ class Connection(asyncio.Protocol):
 
 def usage_of(body: bytes) -> tuple[int, int, int] | None:
     """Return what an answer, streamed or not, says of its usage: input, cached among it, output; None if nothing."""
-    found: dict[str, Any] | None = None
+    found: dict[str, Any] = {}
+    is_final = False
     for line in body.split(b"\n"):
         text = line.removeprefix(b"data: ").strip()
         if text.startswith(b"{") and b'"usage"' in text:
-            found = json.loads(text).get("usage") or found
-    if found is None:
+            event = json.loads(text)
+            found |= event.get("usage") or event.get("message", {}).get("usage") or {}
+            is_final |= event.get("type") != "message_start"  # which has the first token of many
+    if not found or not is_final:
         return None
-    return found["prompt_tokens"], found["prompt_tokens_details"]["cached_tokens"], found["completion_tokens"]
+    if "prompt_tokens" in found:
+        return found["prompt_tokens"], found["prompt_tokens_details"]["cached_tokens"], found["completion_tokens"]
+    cached, written = found["cache_read_input_tokens"], found["cache_creation_input_tokens"]
+    return found["input_tokens"] + cached + written, cached, found["output_tokens"]
 
 
 @dataclass
@@ -178,14 +197,18 @@ class Traffic:
 
     async def _client(self, number: int, only: int | None) -> None:
         rng = random.Random(f"{self.seed}/client/{number}")
+        more = random.Random(f"{self.seed}/more/{number}")
         known: dict[int, Connection] = {}
         key, count = next(self.keys, None), 0
         while not self._ending and key is not None:
             usual = number % len(self.addresses) if only is None else only
             replica = rng.randrange(len(self.addresses)) if only is None and rng.random() < ELSEWHERE else usual
             count += 1
-            wanted = offer(rng, f"{self.name}.{key.id}.{number}-{count}")
-            receipt = Receipt(wanted.nonce, key.id, replica)
+            nonce = f"{self.name}.{key.id}.{number}-{count}"
+            wanted = another_offer(more, nonce) if more.random() < MORE else offer(rng, nonce)
+            receipt = Receipt(
+                nonce, key.id, replica, model=wanted.model, attempts=wanted.attempts, kind=wanted.name
+            )  # fmt: skip
             try:
                 connection = await self._connected(known, replica)
             except OSError:
@@ -203,8 +226,7 @@ class Traffic:
         self.ran_out |= key is None
 
     def _request(self, replica: int, wanted: Offer, key: Key) -> bytes:
-        headers = {"Authorization": f"Bearer {key.secret}"}
-        return request_bytes(self.addresses[replica] + "/v1/chat/completions", wanted.body, headers)
+        return request_bytes(self.addresses[replica] + wanted.path, wanted.body, wanted.headers(key.secret))
 
     async def _connected(self, known: dict[int, Connection], replica: int) -> Connection:
         if replica in known and known[replica].is_open:

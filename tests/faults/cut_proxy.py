@@ -1,6 +1,7 @@
 """A TCP proxy on loopback between a client and its server that can lose answers, cut connections, or let nothing by.
 
-Knows no protocol. Each proxy has one listening port and one server, so that whoever owns a port can be cut off alone:
+Knows no protocol, unless it is told how to read answers. Each proxy has one listening port and one server, so that
+whoever owns a port can be cut off alone:
 
     proxy = await CutProxy.open(port, server_port)
     proxy.lose_answers()     # requests reach the server, what it answers is thrown away
@@ -20,11 +21,14 @@ import contextlib
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
 
 LOOPBACK = "127.0.0.1"
 CHUNK_BYTES = 256 * 1024
+
+ReadAnswer = Callable[[asyncio.StreamReader], Awaitable[bytes]]
+"""Returns what is to be passed on next of what the server says; empty, or IncompleteReadError, at its end."""
 
 
 class Mode(Enum):
@@ -34,6 +38,11 @@ class Mode(Enum):
     LOSE_ANSWERS = "lose"
     HOLD = "hold"
     CUT = "cut"
+
+
+async def read_some(reader: asyncio.StreamReader) -> bytes:
+    """Return what has come; empty at the end."""
+    return await reader.read(CHUNK_BYTES)
 
 
 class _Link:
@@ -47,8 +56,10 @@ class _Link:
     async def carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_answer: bool) -> None:
         """Pass on what comes from `source` until one side ends."""
         proxy = self._proxy
-        with contextlib.suppress(OSError, RuntimeError):  # uvloop says RuntimeError of a closed transport
-            while data := await source.read(CHUNK_BYTES):
+        read = proxy.read_answer if is_answer else read_some
+        # uvloop says RuntimeError of a closed transport
+        with contextlib.suppress(OSError, RuntimeError, asyncio.IncompleteReadError):
+            while data := await read(source):
                 await proxy.flows.wait()
                 if is_answer and proxy.mode is Mode.LOSE_ANSWERS:
                     self.is_spoilt = True
@@ -67,24 +78,32 @@ class _Link:
 class CutProxy:
     """One listening port before one server."""
 
-    def __init__(self, server_port: int) -> None:
+    def __init__(self, server_port: int | Callable[[], int], read_answer: ReadAnswer = read_some) -> None:
         self.mode = Mode.PASS
+        self.read_answer = read_answer
         self.lost_bytes = 0
         """Of answers that were thrown away."""
         self.cuts = 0
         """Connections that were reset."""
         self.flows = asyncio.Event()
         self.flows.set()
-        self.server_port = server_port
+        self._server_port = server_port
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self.port = 0
 
+    @property
+    def server_port(self) -> int:
+        """Where the server is now."""
+        return self._server_port() if callable(self._server_port) else self._server_port
+
     @classmethod
-    async def open(cls, port: int, server_port: int) -> CutProxy:
-        """Listen on `port` of loopback (0 for a free one), for the server on `server_port`."""
-        proxy = cls(server_port)
+    async def open(
+        cls, port: int, server_port: int | Callable[[], int], read_answer: ReadAnswer = read_some
+    ) -> CutProxy:
+        """Listen on `port` of loopback (0 for a free one), for the server on `server_port`, looked up each time."""
+        proxy = cls(server_port, read_answer)
         proxy._listener = await asyncio.start_server(proxy._accept, LOOPBACK, port)
         proxy.port = int(proxy._listener.sockets[0].getsockname()[1])
         return proxy

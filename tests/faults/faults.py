@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import httpx
 
@@ -16,7 +19,9 @@ from schemas.crash_points import VARIABLE
 from tests.clickhouse_faults import Fault
 from tests.faults.clients import Traffic
 from tests.faults.deployment import INGRESSES, ROLES, Deployment
+from tests.faults.processes import with_environment
 from tests.faults.schedule import STORE_FAULTS, Act
+from tests.faults.small_disk import FILLER, NoSmallDiskError, SmallDisk
 
 REACHED_S = 10.0
 """A crash point that is not reached so long after the process was ready, under load, is not reached."""
@@ -28,6 +33,9 @@ POLL_S = 0.05
 SMALL_SPOOL = {"TOLLWAY_INGRESS_SPOOL_MAX_BYTES": str(4 * 1024**2)}
 """The least that a replica takes; its segments are small then, too."""
 KILLED_WHEN_FULL = 0.5
+DISK_BYTES = 24 * 1024**2
+LEFT_BYTES = 200_000
+"""At most so much of a small disk is left when it is filled."""
 FULL_S = 30.0
 """A small spool is full within this time, if the broker takes nothing and clients hurry."""
 MORE_CLIENTS = 12
@@ -50,6 +58,8 @@ class Outcome:
     """A crash point was reached."""
     problem: str = ""
     """What went wrong with the fault itself, in words."""
+    skipped: str = ""
+    """Why it could not be done on this machine; empty if it was."""
     lifted_at: float = 0.0
     """`time.monotonic()` when the last of it was undone."""
 
@@ -65,6 +75,7 @@ class Surgeon:
             "kill": self._kill, "terminate": self._terminate, "crash": self._crash, "freeze": self._freeze,
             "lose-acks": self._door, "cut-off": self._door, "hold": self._door, "disk-error": self._disk_error,
             "disk-full": self._disk_full, "kill-all": self._kill_all,
+            "no-room": self._no_room,
             **dict.fromkeys(STORE_FAULTS, self._disturb_store),
         }  # fmt: skip
 
@@ -198,6 +209,50 @@ class Surgeon:
             await self._end(act.role, outcome)
         door.mend()
 
+    async def _no_room(self, act: Act, outcome: Outcome) -> None:
+        """Give a replica a small disk of its own, fill that up, perhaps kill the replica then, and take it away."""
+        deployment, process = self._deployment, self._deployment.processes[act.role]
+        state, usual = deployment.layout.state.root, process.spec
+        place = state / "ingress" / act.role
+        try:
+            disk = await SmallDisk.open(place, DISK_BYTES)
+        except NoSmallDiskError as error:
+            outcome.skipped = str(error)
+            return
+        try:
+            inside = replace(with_environment(usual, SMALL_SPOOL), command=disk.inside(usual.command, state))
+            outcome.kills += await process.replaced(inside, partial(asyncio.to_thread, _copy, place, disk.root))
+            await deployment.until_ready(act.role)
+            process.is_doomed = True
+            await self._full(act, outcome, disk)
+            await deployment.until_ready(act.role)
+            outcome.kills += await process.replaced(usual, partial(asyncio.to_thread, _copy, disk.root, place))
+        finally:
+            process.is_doomed = False
+            await disk.close()
+
+    async def _full(self, act: Act, outcome: Outcome, disk: SmallDisk) -> None:
+        """Let a disk be full until its replica has noticed, and for a while."""
+        process, door = self._deployment.processes[act.role], self._deployment.doors[act.role]
+        if self._rng.random() < KILLED_WHEN_FULL:  # else what the broker has taken makes room again
+            door.hold()
+        ended = len(process.deaths)
+        disk.fill(self._rng.randint(0, LEFT_BYTES))
+        deadline = time.monotonic() + FULL_S
+        outcome.reached = False
+        with self._traffic.hurried(MORE_CLIENTS, INGRESSES.index(act.role)):
+            while time.monotonic() < deadline and not outcome.reached:
+                await asyncio.sleep(POLL_S)
+                with contextlib.suppress(httpx.HTTPError):
+                    outcome.reached = "disk is full" in (await self._deployment.status(act.role))["wal"]["alarm"]
+                outcome.reached |= len(process.deaths) > ended
+            await asyncio.sleep(act.lasts_s)
+        if self._rng.random() < KILLED_WHEN_FULL:
+            await self._end(act.role, outcome)
+            await asyncio.sleep(act.lasts_s)
+        disk.clear()
+        door.mend()
+
     async def _disk_error(self, act: Act, outcome: Outcome) -> None:
         """Let the log of a replica grow by little more: its next writes fail, at any byte of a frame."""
         process = self._deployment.processes[act.role]
@@ -211,3 +266,11 @@ class Surgeon:
         else:
             outcome.reached = False
             process.limit_files(None)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Make `target` hold what `source` does, and nothing else."""
+    for old in target.iterdir():
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    # A reserve is made anew, as large as the disk and the settings want it.
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.reserve", FILLER))

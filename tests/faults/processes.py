@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,7 +51,10 @@ class Process:
         self._keeper: asyncio.Task[None] | None = None
         self._next: dict[str, str] = {}
         self._may_die = self._may_crash = False
-        self._up, self._ended = asyncio.Event(), asyncio.Event()
+        self.is_doomed = False
+        """It may end by itself, and be started again, for as long as this is set."""
+        self._up, self._ended, self._may_run = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._may_run.set()
         self._stopping = False
 
     async def start(self) -> None:
@@ -77,7 +80,7 @@ class Process:
         while True:
             assert self._process is not None
             code = await self._process.wait()
-            wanted = self._may_die or self._stopping or (self._may_crash and code == -signal.SIGKILL)
+            wanted = self._may_die or self.is_doomed or self._stopping or (self._may_crash and code == -signal.SIGKILL)
             death = Death(self.spec.role, code, time.monotonic(), wanted)
             self.deaths.append(death)
             self.pid = 0
@@ -87,6 +90,7 @@ class Process:
                 self._say(f"{self.spec.role} ended by itself with {code}")
             if not self._stopping:
                 await asyncio.sleep(AGAIN_S)
+            await self._may_run.wait()
             if self._is_over():
                 return
             await self._spawn()
@@ -126,6 +130,20 @@ class Process:
                 most = resource.RLIM_INFINITY if size is None else size
                 resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
 
+    async def replaced(self, spec: Spec, meanwhile: Callable[[], Awaitable[object]]) -> int:
+        """Kill it, do something while it is not there, and start `spec` in its place; return how many were killed."""
+        await self.up()
+        self._may_run.clear()
+        try:
+            killed = self.kill()
+            await self._ended.wait()
+            await meanwhile()
+            self.spec = spec
+        finally:
+            self._may_run.set()
+        await self.up()
+        return int(killed)
+
     def next_start(self, extra: Mapping[str, str]) -> None:
         """Add to the environment of the next start, and of that alone."""
         self._next = dict(extra)
@@ -146,6 +164,7 @@ class Process:
     async def stop(self) -> None:
         """Kill it for good; returns when it is gone."""
         self._stopping = True
+        self._may_run.set()
         self.thaw()
         self.kill()
         if self._keeper is not None:

@@ -9,12 +9,14 @@ from typing import Any
 
 from rich.table import Table
 
+from tests.faults.schedule import deck
 from tests.faults.session import Result
 
 
-def report(results: Sequence[Result], first_seed: int, seconds: float) -> dict[str, Any]:
-    """Return what `.reports/faults.json` holds."""
+def report(results: Sequence[Result], first_seed: int, seconds: float, commit: str = "") -> dict[str, Any]:
+    """Return what `.reports/faults.json` holds; `commit` is what was tried, as far as that is known."""
     return {
+        "commit": commit,
         "runs": len(results),
         "kills": sum(result.kills for result in results),
         "requests": sum(result.requests for result in results),
@@ -26,7 +28,11 @@ def report(results: Sequence[Result], first_seed: int, seconds: float) -> dict[s
         "wrong": sum(len(result.findings.wrong) for result in results),
         "recovery_s": _times(results),
         "faults": {name: _of_fault(name, found) for name, found in sorted(by_fault(results).items())},
+        "places": _places(results),
         "not_reached": _not_reached(results),
+        "skipped": _skipped(results),
+        "requests_by_kind": dict(sorted(sum((result.kinds for result in results), Counter[str]()).items())),
+        "attempts": dict(sorted(sum((result.attempts for result in results), Counter[str]()).items())),
         "ended_by_themselves": dict(Counter(death for result in results for death in result.deaths)),
         "failed_seeds": [result.schedule.seed for result in results if not result.findings.is_clean],
         "first_seed": first_seed,
@@ -48,6 +54,8 @@ def _of_fault(name: str, results: Sequence[Result]) -> dict[str, Any]:
     alone = [result for result in results if len(result.schedule.acts) == 1]
     return {
         "runs": len(results),
+        "times": len(outcomes),
+        "reached": sum(outcome.reached and not outcome.skipped for outcome in outcomes),
         "kills": sum(outcome.kills for outcome in outcomes),
         "lost": sum(len(result.findings.lost) for result in results),
         "doubled": sum(len(result.findings.doubled) for result in results),
@@ -63,10 +71,27 @@ def _times(results: Sequence[Result]) -> dict[str, float]:
     return {"p50": round(statistics.median(times), 2), "max": round(max(times), 2)}
 
 
+def _places(results: Sequence[Result]) -> dict[str, int]:
+    """Return how often a process has died at each crash point that schedules have."""
+    died = Counter(
+        outcome.act.name for result in results for outcome in result.outcomes if outcome.reached and outcome.act.point
+    )
+    return {point: died[f"crash/{point}"] for kind, _, point in deck() if kind == "crash"}
+
+
+def _skipped(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """Return which faults this machine does not allow, how often they were left out, and why."""
+    left = [outcome for result in results for outcome in result.outcomes if outcome.skipped]
+    times = Counter(outcome.act.name for outcome in left)
+    return {outcome.act.name: {"times": times[outcome.act.name], "because": outcome.skipped} for outcome in left}
+
+
 def _not_reached(results: Sequence[Result]) -> dict[str, int]:
     """Return how often a crash point was not reached, by point, unless it was in another schedule."""
     missed, hit = Counter[str](), set[str]()
     for outcome in (outcome for result in results for outcome in result.outcomes):
+        if outcome.skipped:
+            continue
         if outcome.reached:
             hit.add(outcome.act.name)
         else:
@@ -78,13 +103,15 @@ def progress(result: Result, number: int, runs: int) -> str:
     """Return the line of one schedule."""
     findings = result.findings
     verdict = "equal" if findings.is_clean else "DIFFERENT"
-    missed = [outcome.act.point for outcome in result.outcomes if not outcome.reached]
+    missed = [outcome.act.point or outcome.act.name for outcome in result.outcomes if not outcome.reached]
     parts = [
         f"{number:3}/{runs}", f"seed {result.schedule.seed:<6}", f"{result.schedule.name:<58}", f"{verdict:<9}",
         f"{result.answered} of {result.requests} answered, {result.events} events",
         f"{result.recovery_s:4.1f} s to recover", f"{result.seconds:4.1f} s",
     ]  # fmt: skip
     parts += [f"not reached: {', '.join(missed)}"] if any(missed) else []
+    skipped = [outcome.act.name for outcome in result.outcomes if outcome.skipped]
+    parts += [f"SKIPPED: {', '.join(skipped)}"] if skipped else []
     parts += [f"ended by themselves: {', '.join(result.deaths)}"] if result.deaths else []
     return "  ".join(parts)
 

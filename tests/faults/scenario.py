@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 
 REPLICAS = 2
 ORGS = 3
@@ -18,8 +19,17 @@ KEYS = 120
 """In the policy; a schedule that needs more is cut short."""
 CLIENTS = 8
 MODEL = "sim-chat"
-INPUT_NANOS, CACHED_NANOS, OUTPUT_NANOS = 150, 75, 600
-"""nano-USD a token."""
+PRICES = {
+    MODEL: (150, 75, 600),
+    "sim-claude": (300, 30, 1_500),
+    "chat-first": (100, 50, 400),
+    "chat-second": (250, 125, 1_000),
+    "claude-first": (200, 20, 900),
+    "claude-second": (400, 40, 2_000),
+}
+"""By model: nano-USD for a token of input, of cached input, and of output. All differ: a wrong model is a wrong sum."""
+FIRST = "-first"
+"""Models with such names fail as a request asks, and then another one serves it."""
 MAX_TOKENS = 64
 BIG_USD = "100000"
 TAGS = {f"tag-{number}": f"{number}-" + "x" * 250 for number in range(8)}
@@ -27,6 +37,13 @@ TAGS = {f"tag-{number}": f"{number}-" + "x" * 250 for number in range(8)}
 
 OPERATIONS = ("whole", "stream", "slow", "silent", "failed", "broken", "no_usage", "hang_up")
 _WEIGHTS = (45, 25, 8, 5, 5, 4, 4, 4)
+MORE = 0.35
+"""So many requests are drawn from a stream of chance of their own: Anthropic's protocol, and models that fail first."""
+FOLLOWED = 0.45
+"""So many of those fail first."""
+FAILURES = ("status:500", "status:503", "status:429", "fail:reset", "fail:garbage", "fail:error_inside")
+"""How, each before the first byte of an answer; the simulator's words."""
+PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,31 @@ class Offer:
     stream: bool
     hangs_up: bool
     """The client closes its connection as soon as the head of the answer is there."""
+    protocol: str = "openai"
+    model: str = MODEL
+    kind: str = ""
+    """One of `OPERATIONS`, or how it fails first."""
+
+    @property
+    def name(self) -> str:
+        """Return what reports count it by."""
+        return f"{self.protocol}/{'first ' if self.attempts > 1 else ''}{self.kind}"
+
+    @property
+    def path(self) -> str:
+        """Return the route."""
+        return PATHS[self.protocol]
+
+    @property
+    def attempts(self) -> int:
+        """Return how many providers it may reach."""
+        return 2 if self.model.endswith(FIRST) else 1
+
+    def headers(self, secret: str) -> dict[str, str]:
+        """Return the headers, as the SDK of the protocol sends them."""
+        if self.protocol == "anthropic":
+            return {"x-api-key": secret, "anthropic-version": "2023-06-01"}
+        return {"Authorization": f"Bearer {secret}"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +101,28 @@ def keys() -> list[Key]:
 
 
 def offer(rng: random.Random, nonce: str) -> Offer:
-    """Return a request by chance."""
+    """Return a request by chance: OpenAI's protocol, one provider."""
     kind = rng.choices(OPERATIONS, _WEIGHTS)[0]
+    wish, words, stream = _wish(rng, kind)
+    return _offer(nonce, f"[[sim {wish}]] " + "word " * words, stream, kind, "openai", MODEL)
+
+
+def another_offer(rng: random.Random, nonce: str) -> Offer:
+    """Return a request by chance: Anthropic's protocol, or either one and a model that fails before another serves."""
+    if rng.random() >= FOLLOWED:
+        kind = rng.choices(OPERATIONS, _WEIGHTS)[0]
+        wish, words, stream = _wish(rng, kind)
+        return _offer(nonce, f"[[sim {wish}]] " + "word " * words, stream, kind, "anthropic", "sim-claude")
+    protocol, failure = rng.choice(tuple(PATHS)), rng.choice(FAILURES)
+    how = rng.choices(("whole", "stream", "failed", "hang_up"), (4, 4, 1, 1))[0]
+    wish, words, stream = _wish(rng, how)
+    prompt = f"[[sim {wish}]] " + "word " * words + f"first={failure} "
+    model = ("chat" if protocol == "openai" else "claude") + FIRST
+    return replace(_offer(nonce, prompt, stream, failure, protocol, model), hangs_up=how == "hang_up")
+
+
+def _wish(rng: random.Random, kind: str) -> tuple[str, int, bool]:
+    """Return what the simulator is to do, how many words the prompt has, and whether the answer is streamed."""
     words = rng.randint(4, 60)
     cached = rng.randint(0, words // 2) if rng.random() < 0.3 else 0
     wish = [f"output={rng.randint(1, MAX_TOKENS)}", f"cached={cached}"]
@@ -75,21 +137,25 @@ def offer(rng: random.Random, nonce: str) -> Offer:
         wish.append(f"fail={rng.choice(('reset', 'reset_midway', 'truncate'))}")
     elif kind == "no_usage":
         wish.append("fail=no_usage")
-    prompt = f"[[sim {' '.join(wish)}]] " + "word " * words + f"nonce={nonce}"
+    return " ".join(wish), words, stream
+
+
+def _offer(nonce: str, prompt: str, stream: bool, kind: str, protocol: str, model: str) -> Offer:
     body: dict[str, object] = {
-        "model": MODEL, "max_tokens": MAX_TOKENS, "messages": [{"role": "user", "content": prompt}]
+        "model": model, "max_tokens": MAX_TOKENS, "messages": [{"role": "user", "content": f"{prompt}nonce={nonce}"}]
     }  # fmt: skip
     if stream:
         body["stream"] = True
-        if kind != "silent":
+        if kind != "silent" and protocol == "openai":
             body["stream_options"] = {"include_usage": True}
-    return Offer(nonce, json.dumps(body, separators=(",", ":")).encode(), stream, kind == "hang_up")
+    encoded = json.dumps(body, separators=(",", ":")).encode()
+    return Offer(nonce, encoded, stream, kind == "hang_up", protocol, model, kind)
 
 
-def nanos_of(input_tokens: int, cached_tokens: int, output_tokens: int) -> int:
+def nanos_of(input_tokens: int, cached_tokens: int, output_tokens: int, model: str = MODEL) -> int:
     """Return the cost of an answer in nano-USD; `input_tokens` are all of them."""
-    fresh = input_tokens - cached_tokens
-    return fresh * INPUT_NANOS + cached_tokens * CACHED_NANOS + output_tokens * OUTPUT_NANOS
+    fresh, cached, output = PRICES[model]
+    return (input_tokens - cached_tokens) * fresh + cached_tokens * cached + output_tokens * output
 
 
 def policy(provider_url: str) -> str:
@@ -98,13 +164,27 @@ def policy(provider_url: str) -> str:
     document = {
         "version": 1,
         "orgs": {f"org-{number}": {"projects": ["faults"], "teams": ["load"], "tags": TAGS} for number in range(ORGS)},
-        "providers": {"sim": {"protocol": "openai", "base_url": provider_url, "max_connections": 512}},
-        "models": {MODEL: {"provider": "sim", "price": {"input": "0.15", "output": "0.60", "cache_read": "0.075"}}},
+        "providers": {
+            "sim": {"protocol": "openai", "base_url": provider_url, "max_connections": 512},
+            "sim-claude": {"protocol": "anthropic", "base_url": provider_url, "max_connections": 512},
+        },
+        "models": {name: _model(name) for name in PRICES},
         "keys": [_key(key) for key in keys()],
         "limits": [{"name": "requests", **rule, "rpm": 1_000_000}],
         "budgets": [{"name": "money", **rule, "amount": f"{BIG_USD} USD", "period": "month"}],
     }
     return json.dumps(document, indent=1)
+
+
+def _model(name: str) -> dict[str, object]:
+    fresh, cached, output = (str(Decimal(nanos) / 1_000) for nanos in PRICES[name])  # USD for a million tokens
+    model: dict[str, object] = {
+        "provider": "sim-claude" if "claude" in name else "sim",
+        "price": {"input": fresh, "cache_read": cached, "output": output},
+    }
+    if name.endswith(FIRST):
+        model["fallback"] = {"to": name.removesuffix(FIRST) + "-second"}
+    return model
 
 
 def _key(key: Key) -> dict[str, str]:

@@ -28,7 +28,11 @@ STORE_FAULTS = ("store-lost", "store-dies", "store-error", "store-reset")
 """What is done to the next inserts: done and the answer lost; done and the server gone; refused; cut off before."""
 SERVER = 3
 """Every so many schedules have ClickHouse in a process of its own; all of them that disturb it do."""
-LASTS_S = {"freeze": (0.5, 2.5), "lose-acks": (0.3, 1.5), "cut-off": (0.5, 2.0), "hold": (0.5, 2.0)}
+LASTS_S = {"freeze": (0.5, 2.5), "lose-acks": (0.3, 1.5), "cut-off": (0.5, 2.0), "hold": (0.5, 2.0),
+           "no-room": (0.5, 2.0)}  # fmt: skip
+MORE = (("no-room", "ingress", ""),)
+"""Faults beside the deck: one of them comes last in every so many schedules; what seeds had before stays as it was."""
+MORE_EVERY, MORE_AT = 8, 5
 
 OFTEN = {
     "ingress.admission_written": 40, "ingress.terminal_written": 40, "ingress.cut_noted": 15, "ingress.produced": 15,
@@ -106,9 +110,17 @@ def make(seed: int) -> Schedule:
     rng = random.Random(f"schedule/{seed}")
     first = _act(cards[seed % len(cards)], rng, rng.uniform(*TRAFFIC_S))
     if rng.random() >= SECOND:
-        return Schedule(seed, (first,))
+        return Schedule(seed, (first, *_more(seed, first.after_s)))
     second = _act(cards[(seed + len(cards) // 2) % len(cards)], rng, first.after_s + rng.uniform(*GAP_S))
-    return Schedule(seed, (first, second))
+    return Schedule(seed, (first, second, *_more(seed, second.after_s)))
+
+
+def _more(seed: int, last_s: float) -> tuple[Act, ...]:
+    """Return what comes third, if anything: by chance of its own."""
+    if seed % MORE_EVERY != MORE_AT:
+        return ()
+    rng = random.Random(f"more/{seed}")
+    return (_act(MORE[seed // MORE_EVERY % len(MORE)], rng, last_s + rng.uniform(*GAP_S)),)
 
 
 def kills(seed: int) -> list[Schedule]:

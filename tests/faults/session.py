@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 import httpx
@@ -41,6 +42,10 @@ class Result:
     recovery_s: float = 0.0
     """From the moment at which the last fault was lifted until all ledgers were equal."""
     seconds: float = 0.0
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Requests by protocol and kind."""
+    attempts: Counter[str] = field(default_factory=Counter)
+    """Requests by how many attempts of theirs have reached the provider: `1`, `2`."""
 
     @property
     def kills(self) -> int:
@@ -89,6 +94,8 @@ class Session:
             events = await books.events_since(deployment, since_ms)
             served = [each for each in deployment.upstream.read() if each.nonce.startswith(f"{traffic.name}.")]
             result.at_provider = len(served)
+            asked = Counter(each.nonce for each in served)
+            result.attempts = Counter(str(times) for times in asked.values())
             examine = account.examine_folded if any(event.kind == "folded" for event in events) else account.examine
             result.findings = examine(traffic.receipts, served, events)
             rows = _sum_up(sums, account.add_up(events))
@@ -110,6 +117,7 @@ class Session:
             result.findings.wrong.append("the virtual keys were used up: the schedule could not be checked to its end")
         result.recovery_s = max(0.0, equal_at - lifted)
         result.requests = len(traffic.receipts)
+        result.kinds = Counter(receipt.kind for receipt in traffic.receipts)
         result.answered = sum(receipt.is_whole and receipt.status == 200 for receipt in traffic.receipts)
         result.events = sum(event.stands_for for event in events)
         self._sums = _sum_up(sums, account.add_up(events))

@@ -7,23 +7,23 @@ can know of, the ledger has. It holds nothing of the prompt but the nonce.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import os
-import signal
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
-import uvloop
 
 from deploy.simulator import Entry, Ledger, Simulator
 from deploy.simulator.answer import Answer
 from deploy.simulator.connection import Request
 from deploy.simulator.wishes import find_nonce
+from tests.faults.scenario import FIRST
+from tests.provider_process import run
 
 _encode = msgspec.json.Encoder().encode
+_FIRST = re.compile(rb"\bfirst=([a-z]+):([a-z_0-9]+)")
 
 
 class Arrival(msgspec.Struct, frozen=True, tag="a"):
@@ -34,6 +34,7 @@ class Arrival(msgspec.Struct, frozen=True, tag="a"):
     input: int
     output: int
     cached: int
+    model: str = ""
 
 
 class End(msgspec.Struct, frozen=True, tag="e"):
@@ -52,6 +53,8 @@ class Served(msgspec.Struct):
     cached: int
     is_complete: bool = False
     """The whole answer was written to the connection."""
+    model: str = ""
+    """That was asked for: attempts of one request differ in it."""
 
 
 class Reader:
@@ -67,7 +70,9 @@ class Reader:
         for line in self._lines():
             entry = self._decode(line)
             if isinstance(entry, Arrival):
-                self.by_id[entry.id] = Served(entry.nonce, entry.input, entry.output, entry.cached)
+                self.by_id[entry.id] = Served(
+                    entry.nonce, entry.input, entry.output, entry.cached, model=entry.model
+                )  # fmt: skip
             elif entry.id in self.by_id:
                 self.by_id[entry.id].is_complete = True
         return self.by_id.values()
@@ -82,6 +87,28 @@ class Reader:
                     return
                 self._at += len(line)
                 yield line
+
+
+class _Asked(msgspec.Struct):
+    """What is looked at of a request."""
+
+    model: str = ""
+
+
+_asked = msgspec.json.Decoder(_Asked).decode
+
+
+def _as_wished(body: bytes) -> tuple[str, bytes]:
+    """Return the model of a request, and the request as it is to be answered: a model that fails first does so."""
+    try:
+        model = _asked(body).model
+    except msgspec.DecodeError:
+        return "", body
+    how = _FIRST.search(body) if model.endswith(FIRST) else None
+    if how is None:
+        return model, body
+    # Behind what else the directive says: its last word counts.
+    return model, body.replace(b"]]", b" %b=%b]]" % (how[1], how[2]), 1)
 
 
 class _Ends(Ledger):
@@ -107,12 +134,13 @@ class Upstream(Simulator):
 
     def answer(self, request: Request) -> Answer:
         """Decide the answer, and write down that the request is here."""
+        model, request.body = _as_wished(request.body)
         answer = super().answer(request)
         entry, nonce = answer.entry, find_nonce(request.body.decode("utf-8", "replace"))
         if entry is not None:
-            self.write(Arrival(entry.id, nonce, entry.input, entry.output, entry.cached))
+            self.write(Arrival(entry.id, nonce, entry.input, entry.output, entry.cached, model))
         elif nonce:  # an error that was asked for: it uses nothing
-            self.write(Arrival(nonce, nonce, 0, 0, 0))
+            self.write(Arrival(f"{nonce}/{model}", nonce, 0, 0, 0, model))
         return answer
 
     def write(self, line: Arrival | End) -> None:
@@ -121,26 +149,5 @@ class Upstream(Simulator):
         os.fdatasync(self._file)
 
 
-async def _serve(port: int, ledger: Path) -> None:
-    upstream = Upstream(ledger)
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    await upstream.start(port)
-    print(f"upstream: ready at {upstream.url}", flush=True)
-    await stopped.wait()
-    await upstream.stop()
-
-
-def main() -> int:
-    """Run the process."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.upstream", description=__doc__)
-    parser.add_argument("--port", type=int, required=True, help="port to listen on, 0 for a free one")
-    parser.add_argument("--ledger", type=Path, required=True, metavar="FILE", help="file to append to")
-    options = parser.parse_args()
-    uvloop.run(_serve(options.port, options.ledger))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("tests.faults.upstream", __doc__, "ledger", Upstream))

@@ -105,3 +105,22 @@ async def test_a_cut_resets_old_and_new_connections() -> None:
         again_reader, again_writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         assert await _answers(again_reader, again_writer, b"two\n") == b"two\n"
         again_writer.close()
+
+
+async def test_answers_are_read_as_it_is_told() -> None:
+    """Whoever knows the protocol may change what passes; a server that moves is looked up for each connection."""
+    echo = Echo()
+    server = await asyncio.start_server(echo.serve, "127.0.0.1", 0)
+
+    async def loud_line(reader: asyncio.StreamReader) -> bytes:
+        return (await reader.readuntil(b"\n")).upper()
+
+    proxy = await CutProxy.open(0, lambda: int(server.sockets[0].getsockname()[1]), loud_line)
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    try:
+        assert await _answers(reader, writer, b"one\n") == b"ONE\n"
+        assert echo.lines == [b"one\n"]
+    finally:
+        writer.close()
+        await proxy.close()
+        server.close()

@@ -1,111 +1,71 @@
-"""A way to the broker that can be cut: it forwards Kafka's frames, and says of the broker that it is where we are.
+"""A way to the broker that can be cut, for a deployment whose broker knows nothing of it.
 
 A broker tells its clients the address at which they are to come back. In every answer that address is replaced by the
 proxy's, which is as long, so nothing else of a frame changes; a client that came this way stays on it.
+What carries and cuts is `CutProxy`, here in a thread of its own: tests that wait in one are not in a loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
-HOST = b"127.0.0.1"
+from tests.faults.cut_proxy import LOOPBACK, CutProxy
+
+HOST = LOOPBACK.encode()
 START_S = 10.0
+T = TypeVar("T")
 
 
 class Proxy:
-    """A proxy in a thread of its own, open until it is cut."""
+    """A proxy, open until it is cut."""
 
     def __init__(self, address: Path) -> None:
         """Listen; `address` is a file that holds `host:port` of the broker by the time that somebody connects."""
         self._address = address
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._is_cut = False
-        self.port = 0
         self.frames = 0
         """Answers forwarded so far."""
         self._loop = asyncio.new_event_loop()
-        started = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(started,), name="broker-proxy", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="broker-proxy", daemon=True)
         self._thread.start()
-        if not started.wait(START_S):
-            raise TimeoutError("the proxy does not start")
+        self._proxy = self._do(CutProxy.open(0, self._broker_port, self._read_frame))
+        self.port = self._proxy.port
 
     def cut(self) -> None:
         """Close all connections and take no new ones."""
-        self._call(self._cut)
+        self._do(_called(self._proxy.cut))
 
     def mend(self) -> None:
         """Take connections again."""
-        self._is_cut = False
+        self._do(_called(self._proxy.mend))
 
     def close(self) -> None:
         """End it."""
-        self._call(self._cut)
+        self._do(self._proxy.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(START_S)
         self._loop.close()
 
-    def _call(self, work: Callable[[], None]) -> None:
-        done = threading.Event()
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_S)
 
-        def run() -> None:
-            work()
-            done.set()
+    def _broker_port(self) -> int:
+        return int(self._address.read_text().rpartition(":")[2])
 
-        self._loop.call_soon_threadsafe(run)
-        if not done.wait(START_S):
-            raise TimeoutError("the proxy does not answer")
+    async def _read_frame(self, reader: asyncio.StreamReader) -> bytes:
+        size = await reader.readexactly(4)
+        frame = await reader.readexactly(struct.unpack(">i", size)[0])
+        self.frames += 1
+        return size + frame.replace(_address(self._broker_port()), _address(self.port))
 
-    def _cut(self) -> None:
-        self._is_cut = True
-        for writer in self._writers:
-            writer.transport.abort()
 
-    def _run(self, started: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, HOST.decode(), 0))
-        self.port = int(server.sockets[0].getsockname()[1])
-        started.set()
-        self._loop.run_forever()
-        server.close()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
+def _address(port: int) -> bytes:
+    return HOST + struct.pack(">i", port)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._is_cut:
-            writer.transport.abort()
-            return
-        port = int(self._address.read_text().rpartition(":")[2])
-        upstream, back = await asyncio.open_connection(HOST.decode(), port)
-        both = {writer, back}
-        self._writers |= both
-        old, new = HOST + struct.pack(">i", port), HOST + struct.pack(">i", self.port)
-        try:
-            await asyncio.gather(self._forward(reader, back), self._answer(upstream, writer, old, new))
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self._writers -= both
-            for each in both:
-                each.transport.abort()
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-        raise asyncio.IncompleteReadError(b"", None)  # the client has gone: so goes the other half
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, old: bytes, new: bytes) -> None:
-        while True:
-            size = await reader.readexactly(4)
-            frame = await reader.readexactly(struct.unpack(">i", size)[0])
-            writer.write(size + frame.replace(old, new))
-            self.frames += 1
-            with contextlib.suppress(ConnectionResetError):
-                await writer.drain()
+async def _called(act: Callable[[], None]) -> None:
+    act()

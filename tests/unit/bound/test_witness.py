@@ -40,7 +40,6 @@ async def test_an_answer_is_written_down_with_arrival_and_end(tmp_path: Path) ->
     assert request.end_ms - request.at_ms >= 15
     writer.close()
     await witness.stop()
-    witness.close()
 
 
 async def test_a_request_ends_with_its_connection(tmp_path: Path) -> None:
@@ -55,4 +54,3 @@ async def test_a_request_ends_with_its_connection(tmp_path: Path) -> None:
     (request,) = await _seen(tmp_path / "journal", 2)
     assert request.end_ms - request.at_ms < 30_000
     await witness.stop()
-    witness.close()

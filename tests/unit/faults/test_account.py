@@ -102,6 +102,54 @@ def test_a_refusal_without_a_key_may_be_of_a_request_without_an_answer() -> None
     assert _found([ANSWERED, UNANSWERED], SERVED, [EVENT, refused]).lost
 
 
+FAILED = replace(
+    UNKNOWN, id="a1", status="failed", source="none", cost_nanos=0, charge_tokens=0, charge_nanos=0, request_id="r1",
+    model="chat-first",
+)  # fmt: skip
+SECOND_COST = nanos_of(10, 2, 5, "chat-second")
+FOLLOWING = replace(
+    EVENT, id="a2", cost_nanos=SECOND_COST, charge_nanos=SECOND_COST, request_id="r1", attempt=2, model="chat-second"
+)
+FOLLOWED = replace(
+    ANSWERED, event_id="a2", cost_nanos=SECOND_COST, model="chat-second", attempt=2, attempts=2
+)  # fmt: skip
+ATTEMPTS = [Served("n1", 0, 0, 0, model="chat-first"), Served("n1", 10, 5, 2, True, "chat-second")]
+
+
+def test_each_attempt_has_an_event_of_its_own() -> None:
+    """The client was told of the second; the first is found by the request that they share."""
+    assert _found([FOLLOWED], ATTEMPTS, [FAILED, FOLLOWING]).is_clean
+    assert _found([FOLLOWED], ATTEMPTS, [FOLLOWING]).lost
+    assert _found([FOLLOWED], ATTEMPTS, [FAILED, FOLLOWING, replace(FAILED, id="a3", attempt=3)]).doubled
+    assert _found([FOLLOWED], ATTEMPTS, [FAILED, FOLLOWING, replace(FOLLOWING, id="a3", model="other")]).doubled
+    assert _found([FOLLOWED], ATTEMPTS, [replace(FAILED, request_id="r2"), FOLLOWING]).doubled
+
+
+def test_an_attempt_is_at_the_price_of_its_model() -> None:
+    """Usage of one model at the price of another is wrong, and so is an attempt that the client was not told of."""
+    wrong = replace(FOLLOWING, cost_nanos=COST, charge_nanos=COST)
+    assert _found([replace(FOLLOWED, cost_nanos=COST)], ATTEMPTS, [FAILED, wrong]).wrong
+    assert _found([replace(FOLLOWED, attempt=1)], ATTEMPTS, [FAILED, FOLLOWING]).wrong
+
+
+def test_attempts_without_an_answer_are_one_request() -> None:
+    """The client knows neither; both belong to the one request of its key that nobody has named."""
+    unanswered = replace(UNANSWERED, nonce="n1", attempts=2)
+    unknown = replace(UNKNOWN, request_id="r1", attempt=2, model="chat-second")
+    assert _found([unanswered], ATTEMPTS, [FAILED, unknown]).is_clean
+    assert _found([unanswered], ATTEMPTS, [FAILED]).lost
+    assert _found([unanswered], ATTEMPTS[:1], [FAILED]).is_clean
+
+
+def test_folded_attempts_are_compared_by_number() -> None:
+    """A request with two attempts at providers is two events."""
+    folded = replace(FOLLOWING, id="f1", kind="folded", stands_for=1, request_id="", charge_nanos=SECOND_COST)
+    first = replace(folded, id="f2", cost_nanos=0, charge_nanos=0)
+    assert examine_folded([FOLLOWED], ATTEMPTS, [folded, first]).is_clean
+    assert examine_folded([FOLLOWED], ATTEMPTS, [folded]).lost
+    assert examine_folded([FOLLOWED], ATTEMPTS, [folded, replace(first, stands_for=2)]).doubled
+
+
 def test_folded_events_are_compared_by_number_and_sum() -> None:
     """Two requests in one row are two; three would be one too many, one would be one too few."""
     other = replace(ANSWERED, nonce="n3", event_id="e3")

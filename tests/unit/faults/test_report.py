@@ -6,7 +6,7 @@ import math
 
 from tests.faults.account import Findings
 from tests.faults.faults import Outcome
-from tests.faults.report import problems, report
+from tests.faults.report import problems, progress, report
 from tests.faults.schedule import Act, Schedule
 from tests.faults.session import Result
 
@@ -33,6 +33,23 @@ def test_a_place_that_was_never_reached_is_told() -> None:
     missed, hit = _result(1, CRASH, reached=False), _result(2, CRASH)
     assert report([missed], 1, 1.0)["not_reached"] == {"crash/meter.folded": 1}
     assert report([missed, hit], 1, 1.0)["not_reached"] == {}
+
+
+def test_every_place_is_listed_with_its_deaths() -> None:
+    """A reader sees which marked steps were hit, and which were not."""
+    places = report([_result(1, CRASH), _result(2, CRASH), _result(3, CRASH, reached=False)], 1, 1.0)["places"]
+    assert (places["meter.folded"], places["sink.inserted"]) == (2, 0)
+
+
+def test_what_a_machine_does_not_allow_is_told() -> None:
+    """A fault that was left out is not one that was withstood."""
+    result = _result(5, Act("no-room", "ingress-1", 1.0))
+    result.outcomes[0].skipped = "no tmpfs"
+    found = report([result], 1, 1.0)
+    assert found["skipped"] == {"no-room/ingress": {"times": 1, "because": "no tmpfs"}}
+    assert found["faults"]["no-room/ingress"]["reached"] == 0
+    assert not found["not_reached"]
+    assert "SKIPPED: no-room/ingress" in progress(result, 1, 1)
 
 
 def test_a_failure_says_how_to_have_it_again() -> None:

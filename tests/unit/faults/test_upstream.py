@@ -9,9 +9,9 @@ from pathlib import Path
 from tests.faults.upstream import Reader, Upstream
 
 
-def _request(wish: str, nonce: str) -> bytes:
-    prompt = f"[[sim {wish}]] nonce={nonce}"
-    body = json.dumps({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": prompt}]}).encode()
+def _request(wish: str, nonce: str, model: str = "m", first: str = "") -> bytes:
+    prompt = f"[[sim {wish}]] {first} nonce={nonce}"
+    body = json.dumps({"model": model, "max_tokens": 9, "messages": [{"role": "user", "content": prompt}]}).encode()
     return b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
@@ -28,6 +28,23 @@ async def test_arrivals_and_whole_answers_are_written_down(tmp_path: Path) -> No
     assert (first.nonce, first.output, first.cached, first.is_complete) == ("n1", 5, 1, True)
     assert (second.nonce, second.output, second.is_complete) == ("n2", 5, False)
     assert (third.nonce, third.input, third.output) == ("n3", 0, 0)
+    await upstream.stop()
+
+
+async def test_a_model_that_fails_first_does_and_the_next_one_serves(tmp_path: Path) -> None:
+    """Both attempts are written down, each with its model; the same words in the prompt do nothing to other models."""
+    upstream, ledger = Upstream(tmp_path / "ledger"), Reader(tmp_path / "ledger")
+    await upstream.start()
+    said = []
+    for model in ("chat-first", "chat-second"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(upstream.url.rpartition(":")[2]))
+        writer.write(_request("output=5", "n1", model, "first=status:503"))
+        said.append((await reader.readline()).split()[1])
+        writer.close()
+    assert said == [b"503", b"200"]
+    first, second = ledger.read()
+    assert (first.nonce, first.model, first.output) == ("n1", "chat-first", 0)
+    assert (second.nonce, second.model, second.output, second.is_complete) == ("n1", "chat-second", 5, True)
     await upstream.stop()
 
 
