@@ -22,6 +22,7 @@ COMMANDS = {
     "release": "Release a frozen scope.",
     "prices": "Show, compare, import and set prices; tell which was known when.",
     "report": "Report what was spent.",
+    "batches": "Show the providers' batches and what was charged of them.",
     "reprice": "Price past usage anew by the price book, and post the differences.",
     "reconcile": "Compare a provider's invoice with our books, and correct them.",
     "sql": "Query the history (read only).",
