@@ -38,7 +38,10 @@ class TokenUsage(msgspec.Struct, frozen=True, array_like=True):
     @property
     def total(self) -> int:
         """Tokens of every class: what a TPM limit counts."""
-        return self.all_input + self.all_output
+        return (
+            self.input + self.output + self.cache_read + self.cache_write + self.cache_write_1h + self.reasoning
+            + self.audio_input + self.audio_output + self.image_input + self.image_output
+        )  # fmt: skip
 
     @property
     def plain(self) -> bool:

@@ -440,18 +440,15 @@ def wall_clock_ms() -> int:
 class IdSource:
     """Makes UUIDv7s from the system's randomness, fetched in blocks."""
 
-    __slots__ = ("_at", "_pool")
+    __slots__ = ("_ends",)
 
     def __init__(self) -> None:
         """Start without randomness."""
-        self._pool = b""
-        self._at = 0
+        self._ends: list[bytes] = []
 
     def __call__(self, now_ms: int) -> bytes:
         """Return a new id for unix milliseconds `now_ms`."""
-        at = self._at
-        if at >= len(self._pool):
-            self._pool = os.urandom(2560)
-            at = 0
-        self._at = at + 10
-        return uuid7(now_ms, self._pool[at : at + 10])
+        if not self._ends:
+            noise = os.urandom(2560)
+            self._ends = [uuid7(0, noise[at : at + 10])[6:] for at in range(0, len(noise), 10)]
+        return now_ms.to_bytes(6, "big") + self._ends.pop()

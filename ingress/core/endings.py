@@ -14,6 +14,7 @@ from ingress.core.estimate import has_media, likely_input, likely_output
 from ingress.core.expected import charged
 from ingress.core.extending import end_claim
 from ingress.core.following import Following
+from ingress.core.learned import ENOUGH_INPUT_BYTES
 from ingress.core.plan import Plan
 from ingress.core.records import detail_of
 from ingress.core.reported import NOTHING_REPORTED, Reported, estimated
@@ -223,7 +224,11 @@ class Ending(Following):
         assert reserved is not None
         profile, prompt_bytes = reserved.profile, reserved.prompt_bytes
         prompt_tokens = usage.input + usage.cache_read + usage.cache_write + usage.cache_write_1h
-        if profile.model.prompt.would_rise(prompt_tokens, prompt_bytes) and has_media(self._body):
+        if (
+            prompt_bytes >= ENOUGH_INPUT_BYTES
+            and profile.model.prompt.would_rise(prompt_tokens, prompt_bytes)
+            and has_media(self._body)
+        ):
             prompt_bytes = 0
         profile.note(usage, total, self._ask.choices, prompt_bytes, 0 if flow is None else flow.text_bytes)
 

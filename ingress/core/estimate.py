@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 
 from ingress.core.learned import SCALE_BITS, START_DENSITY
-from schemas.money import FEMTOS_PER_NANO, Price, Rates, reserve_nanos
+from schemas.money import FEMTOS_PER_NANO, Price, Rates, rates_for, reserve_nanos
 from schemas.tokens import TokenUsage
 
 LIKELY_BYTES_PER_TOKEN = 4
@@ -66,7 +66,10 @@ def reserved_nanos(price: Price, input_tokens: int, output_tokens: int, writes_c
     """Return what to hold in nano-USD; a prompt that asks for caching may be written to the dearest cache."""
     if writes_cache:
         return reserve_nanos(price, TokenUsage(0, output_tokens, cache_write_1h=input_tokens))
-    return reserve_nanos(price, TokenUsage(input_tokens, output_tokens))
+    if not price.tiers:
+        return price.request_nanos
+    rates = rates_for(price.tiers, input_tokens)
+    return -(-(input_tokens * rates.input + output_tokens * rates.output) // FEMTOS_PER_NANO) + price.request_nanos
 
 
 def most_nanos(price: Price, input_tokens: int, output_tokens: int, has_audio: bool) -> int:

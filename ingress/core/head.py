@@ -12,16 +12,6 @@ from ingress.core.multipart import boundary_of
 
 HeaderList = list[tuple[bytes, bytes]]
 
-_KEY, _API_KEY, _TYPE, _LENGTH, _EXPECT, _ENCODING = range(6)
-_READ = {
-    b"authorization": _KEY,
-    b"x-api-key": _API_KEY,
-    b"content-type": _TYPE,
-    b"content-length": _LENGTH,
-    b"expect": _EXPECT,
-    b"content-encoding": _ENCODING,
-}
-
 FORWARDED = frozenset(
     b"""
     accept accept-language anthropic-beta anthropic-version content-type idempotency-key openai-beta user-agent
@@ -33,6 +23,16 @@ FORWARDED = frozenset(
 )
 """Request headers that reach the provider; the credential, `host` and the framing are our own."""
 
+_PASS_ON, _KEY, _API_KEY, _TYPE, _LENGTH, _EXPECT, _ENCODING = range(7)
+_READ = dict.fromkeys(FORWARDED, _PASS_ON) | {
+    b"authorization": _KEY,
+    b"x-api-key": _API_KEY,
+    b"content-type": _TYPE,
+    b"content-length": _LENGTH,
+    b"expect": _EXPECT,
+    b"content-encoding": _ENCODING,
+}
+
 HOP_BY_HOP = frozenset(
     b"""
     connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade content-length
@@ -40,6 +40,10 @@ HOP_BY_HOP = frozenset(
 )
 """Answer headers that end here, beside those that `connection` names: the framing towards the client is our own."""
 _NAMES_NOTHING = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
+_PASS, _ENDS, _NAMES_OTHERS, _TELLS_TYPE, _LIMITS = range(5)
+_MAX_NAMES, _MAX_NAME_BYTES = 512, 64
+_KINDS: dict[bytes, int] = {}
+"""What header names of answers mean, as they were spelled. A memory of what is true: forgetting costs time only."""
 
 
 class RequestHead(msgspec.Struct):
@@ -60,33 +64,35 @@ class RequestHead(msgspec.Struct):
 
 def read_head(headers: HeaderList) -> RequestHead:
     """Return what matters in request headers, whose names must be in lower case."""
-    head = RequestHead()
     lines: list[bytes] = []
-    bearer = api_key = b""
+    bearer = api_key = boundary = b""
+    is_json = is_encoded = expects_continue = False
+    length = -1
     kind: bytes | None = None
     for name, value in headers:
-        if name in FORWARDED:
-            lines += (name, b": ", value, b"\r\n")
         what = _READ.get(name)
         if what is None:
             continue
-        if what == _LENGTH:
-            head.content_length = int(value)
+        if not what:
+            lines += (name, b": ", value, b"\r\n")
+        elif what == _LENGTH:
+            length = int(value)
         elif what == _TYPE:
+            lines += (name, b": ", value, b"\r\n")
             is_first, kind = kind is None, value
-            head.is_json = is_first and (value == b"application/json" or _is_json(value))
-            head.boundary = b"" if head.is_json or not is_first else boundary_of(value)
+            is_json = is_first and (value == b"application/json" or _is_json(value))
+            boundary = b"" if is_json or not is_first else boundary_of(value)
         elif what == _KEY:
-            bearer = _bearer(value)
+            bearer = value[7:].strip() if value[:7].lower() == b"bearer " else b""
         elif what == _API_KEY:
             api_key = value.strip()
         elif what == _EXPECT:
-            head.expects_continue = value.lower() == b"100-continue"
+            expects_continue = value.lower() == b"100-continue"
         else:
-            head.is_encoded = value.strip().lower() not in (b"", b"identity")
-    head.secret = bearer or api_key
-    head.forwarded = b"".join(lines)
-    return head
+            is_encoded = value.strip().lower() not in (b"", b"identity")
+    return RequestHead(
+        bearer or api_key, is_json, boundary, is_encoded, expects_continue, length, b"".join(lines)
+    )  # fmt: skip
 
 
 class AnswerHead(msgspec.Struct, frozen=True):
@@ -102,16 +108,37 @@ def read_answer_head(headers: HeaderList, own_limits: bool) -> AnswerHead:
     lines: list[bytes] = []
     is_stream = is_json = False
     for name, value in headers:
-        low = name.lower()
-        if low in HOP_BY_HOP or (low.startswith(b"x-") and _is_ours(low, own_limits)):
-            if low == b"connection" and value not in _NAMES_NOTHING:
+        kind = _KINDS.get(name)
+        if kind is None:
+            kind = _kind_of(name)
+        if kind:
+            if kind == _TELLS_TYPE:
+                is_stream = value[:17].lower() == b"text/event-stream"
+                is_json = not is_stream and (value == b"application/json" or _is_json(value))
+            elif kind == _NAMES_OTHERS and value not in _NAMES_NOTHING:
                 return read_answer_head(_end_to_end(headers), own_limits)
-            continue
-        if low == b"content-type":
-            is_stream = value[:17].lower() == b"text/event-stream"
-            is_json = not is_stream and (value == b"application/json" or _is_json(value))
+            elif kind != _LIMITS or own_limits:
+                continue
         lines += (name, b": ", value, b"\r\n")
     return AnswerHead(b"".join(lines), is_stream, is_json)
+
+
+def _kind_of(name: bytes) -> int:
+    """Return what a header of an answer is, and remember it."""
+    low = name.lower()
+    if low == b"connection":
+        kind = _NAMES_OTHERS
+    elif low in HOP_BY_HOP or low.startswith(b"x-tollway-"):
+        kind = _ENDS
+    elif low == b"content-type":
+        kind = _TELLS_TYPE
+    else:
+        kind = _LIMITS if low.startswith(b"x-ratelimit-") else _PASS
+    if len(name) <= _MAX_NAME_BYTES:
+        if len(_KINDS) >= _MAX_NAMES:
+            _KINDS.clear()
+        _KINDS[name] = kind
+    return kind
 
 
 def _end_to_end(headers: HeaderList) -> HeaderList:
@@ -123,15 +150,6 @@ def _end_to_end(headers: HeaderList) -> HeaderList:
     return [(name, value) for name, value in headers if name.lower() not in named]
 
 
-def _is_ours(name: bytes, own_limits: bool) -> bool:
-    return name.startswith(b"x-tollway-") or (own_limits and name.startswith(b"x-ratelimit-"))
-
-
 def _is_json(value: bytes) -> bool:
     kind = value.partition(b";")[0].strip().lower()
     return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
-
-
-def _bearer(value: bytes) -> bytes:
-    scheme, _, secret = value.partition(b" ")
-    return secret.strip() if scheme.lower() == b"bearer" else b""

@@ -110,7 +110,8 @@ class Lengths:
                     counts[step] = count >> 1
             self._total = sum(counts)
         above = self._total - -(-self._total * QUANTILE_PERCENT // 100)
-        for step in range(len(counts) - 1, -1, -1):
+        longest = len(counts.tobytes().rstrip(b"\0")) // counts.itemsize  # the last step that has a count
+        for step in range(longest, -1, -1):
             above -= counts[step]
             if above < 0:
                 self.bound = max(1, _upper_end(step))
