@@ -192,8 +192,15 @@ class Deployment:
 
     async def is_ready(self, role: str) -> bool:
         """Tell whether a process says that it is ready."""
+        return await self._agrees(role, "/readyz")
+
+    async def listens(self, role: str) -> bool:
+        """Tell whether a process answers at all."""
+        return await self._agrees(role, "/healthz")
+
+    async def _agrees(self, role: str, path: str) -> bool:
         try:
-            answer = await self.client.get(f"{self.layout.url(role)}/readyz", timeout=2.0)
+            answer = await self.client.get(f"{self.layout.url(role)}{path}", timeout=2.0)
         except httpx.HTTPError:
             return False
         return answer.is_success

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import shutil
+import signal
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -101,12 +102,14 @@ class Surgeon:
     async def _terminate(self, act: Act, outcome: Outcome) -> None:
         process = self._deployment.processes[act.role]
         await process.up()
+        # One that does not listen yet may not mind signals yet: it ends by them, and has done nothing.
+        ends = CLEAN_ENDS if await self._deployment.listens(act.role) else (*CLEAN_ENDS, -signal.SIGTERM)
         process.terminate()
         if not await process.ended(process.spec.stop_s):
             outcome.problem = f"{act.role} did not end within {process.spec.stop_s:g} s of SIGTERM"
             process.kill()
             await process.ended(REACHED_S)
-        elif process.deaths[-1].code not in CLEAN_ENDS:
+        elif process.deaths[-1].code not in ends:
             outcome.problem = f"{act.role} ended with {process.deaths[-1].code} after SIGTERM"
         await process.up()
 
