@@ -1,4 +1,4 @@
-"""What the history says of itself on `audits`: its sums by run, and where its ledgers differ. One record a partition.
+"""What the history says of itself on `audits`: its sums, and where its ledgers differ. One record a partition.
 
 The enforcer compares these with the meter's ledger and raises the alert; nobody else has to.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from schemas.quota import Place
 from schemas.usage import Totals
 
 
@@ -20,6 +21,28 @@ class RunSums(msgspec.Struct, frozen=True, omit_defaults=True):
     sums: Totals
     told: Totals | None = None
     """What the last of the run's records that it has read said; None if it has read none since it was started."""
+    last_offset: int = -1
+    """The highest offset with events of the run that it has; -1: not known."""
+
+
+class HourSums(msgspec.Struct, frozen=True, array_like=True):
+    """The history's sums of one run of a replica and one hour in one partition."""
+
+    instance: str
+    epoch: int
+    hour: int
+    """Counted from 1970."""
+    sums: Totals
+    place: Place
+
+
+class DaySums(msgspec.Struct, frozen=True, array_like=True):
+    """The history's sums of one organisation and day, of all partitions."""
+
+    org: str
+    day: int
+    """Counted from 1970."""
+    sums: Totals
 
 
 class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -28,7 +51,7 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
     ledgers: str
     """`told ≠ history`, `history ≠ usage_hourly`, …: which two, the one that is believed first."""
     key: str
-    """`instance=…/epoch=…/hour=…`, `org=…/hour=…` or `org=…/day=…`."""
+    """`instance=…/epoch=…`, `instance=…/epoch=…/hour=…`, `org=…/hour=…` or `org=…/day=…`."""
     fields: dict[str, list[int]]
     """By name of a sum: what the first and the second have."""
     partition: int = -1
@@ -61,3 +84,12 @@ class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything below this offset is in the history."""
     runs: list[RunSums] = []
     differences: list[Difference] = []
+    hours: list[HourSums] = []
+    """Of every run of the partition, also of one that is not among `runs`."""
+    hours_from: int | None = None
+    """Every hour from this one on is told, or has no events; None: none is told."""
+    days: list[DaySums] = []
+    """An organisation is told of in one partition, whichever its events are in."""
+    days_from: int | None = None
+    """Every day from this one on is told, by the audits of all partitions with the same `at_ms` together, or has no
+    events; None: none is told."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from functools import lru_cache
+
 import msgspec
 
 from schemas.usage import Totals
@@ -52,13 +55,30 @@ class RowState(msgspec.Struct, frozen=True, array_like=True):
     """What the total holds of each replica, in the same order."""
 
 
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """Which records of a run events are in: the range of their `seq` and of their offsets, both ends included."""
+
+    first_seq: int
+    last_seq: int
+    first_offset: int
+    last_offset: int
+
+
 class LedgerState(msgspec.Struct, frozen=True, array_like=True):
-    """Sums that do not depend on any rule: by `org=<org>/day=<YYYY-MM-DD>` or `instance=<id>/epoch=<n>`."""
+    """Sums that do not depend on any rule.
+
+    By `org=<org>/day=<YYYY-MM-DD>`, `instance=<id>/epoch=<n>`, or `instance=<id>/epoch=<n>/hour=<YYYY-MM-DDTHHZ>`.
+    """
 
     key: str
     totals: Totals
     told: Totals | None
-    """Of an instance: what it says it told its clients. None of an organisation's day."""
+    """Of an instance: what it says it told its clients. None of an organisation's day, and of an hour."""
+    place: Place | None = None
+    """Of an hour: where its events are."""
+    hours_from: int | None = None
+    """Of an instance: each hour from this one on (counted from 1970) has an entry of the same fence, or no events.
+    None: its hours are not kept."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, array_like=True):
@@ -81,3 +101,31 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True):
     members: list[Member]
     rows: list[RowState]
     ledger: list[LedgerState]
+
+
+def run_key(instance: str, epoch: int) -> str:
+    """Return the ledger key of a run."""
+    return f"instance={instance}/epoch={epoch}"
+
+
+def hour_key(run: str, hour: int) -> str:
+    """Return the ledger key of an hour (counted from 1970) of the run with the key `run`."""
+    return f"{run}/hour={hour_text(hour)}"
+
+
+@lru_cache(maxsize=1_024)
+def hour_text(hour: int) -> str:
+    """Return an hour counted from 1970 as `YYYY-MM-DDTHHZ`."""
+    return datetime.fromtimestamp(hour * 3_600, UTC).strftime("%Y-%m-%dT%HZ")
+
+
+@lru_cache(maxsize=16_384)
+def hour_of(key: str) -> tuple[str, int] | None:
+    """Return the run's key and the hour (counted from 1970) in the ledger key of an hour; None if it is no such key."""
+    run, found, text = key.rpartition("/hour=")
+    if not found or not run.startswith("instance="):
+        return None
+    try:
+        return run, int(datetime.strptime(text, "%Y-%m-%dT%HZ").replace(tzinfo=UTC).timestamp()) // 3_600
+    except ValueError:
+        return None

@@ -106,7 +106,7 @@ AUDIT = Topic(
 )  # fmt: skip
 HISTORY_AUDITS = Topic(
     "history.audits", False, True, None, "partition", "audits", "json", "audits.Audit", "history", "enforcer",
-    "The history's sums by run at a position, and where its own ledgers differ; the newest of each partition counts.",
+    "The history's sums by run, hour and day at a position, and where its own ledgers differ; the newest counts.",
 )  # fmt: skip
 BATCHES = Topic(
     "batches", False, False, 60 * DAY_MS, "provider/batch, or provider/file", "sightings of batches", "msgpack",

@@ -3,9 +3,9 @@
 Theory
 ------
 Compared are only sums of the same records. A ledger entry of the meter and what the run told are of one fence. The
-history's sums and what the run told are of one position, and so is what the history says of its rollups. The meter
-and the history are compared where the run told both the same, or has ended and both have passed its end: sums of a run
-only grow with its records, so the same word is the same record. What is on its way makes no difference.
+history's sums and what the run told are of one position, and so is what the history says of its rollups. When the meter
+and the history are compared, by hour, by run and by day, is said in `enforcer.core.ledgers`. What is on its way makes
+no difference.
 
 * Where ledgers differ, and do so for a while: `drift`, unless an incident is open. One incident, whatever else differs.
 * Where none do, in audits that are newer than the incident: `ok`, if an incident is open.
@@ -15,15 +15,14 @@ An incident is what the last alert of the two says, so a restart forgets nothing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from enforcer.core.decisions import time_text
-from enforcer.core.quota import QuotaView, Shard
+from enforcer.core.ledgers import of_days, of_shard
+from enforcer.core.quota import QuotaView
 from schemas.alerts import METERING_DRIFT, METERING_DRIFT_OK, SOURCE, Alert, alert_id
-from schemas.audits import Audit, Difference, RunSums
-from schemas.quota import LedgerState
-from schemas.usage import Totals
+from schemas.audits import Audit, Difference
 
 SUBJECT = "metering"
 LOOK_MS = 5_000
@@ -67,25 +66,12 @@ class Drift:
 
     def _look(self, now_ms: int) -> list[Difference]:
         found = [found for _, audit in sorted(self._audits.items()) for found in audit.differences]
-        ours = [different for shard in self._view.shards for different in self._of_shard(shard)]
+        shards, audits = self._view.shards, self._audits
+        ours = [different for shard in shards for different in of_shard(shard, audits.get(shard.partition))]
+        ours += of_days(shards, audits)
         names = {f"{different.ledgers}/{different.key}/{different.partition}": different for different in ours}
         self._since = {name: self._since.get(name, now_ms) for name in names}
         return found + [names[name] for name, since in self._since.items() if now_ms - since >= CONFIRM_MS]
-
-    def _of_shard(self, shard: Shard) -> Iterator[Difference]:
-        audit = self._audits.get(shard.partition)
-        runs = {} if audit is None else {f"instance={run.instance}/epoch={run.epoch}": run for run in audit.runs}
-        live = {f"instance={member.instance}/epoch={member.epoch}" for member in shard.members}
-        for key, (fence, entry) in shard.ledger.items():
-            if not key.startswith("instance="):
-                continue
-            if entry.told is not None and entry.told != entry.totals:
-                yield _difference("told ≠ meter", entry, entry.told, entry.totals, shard.partition, fence)
-            run = runs.get(key)
-            if audit is None or run is None or run.sums == entry.totals:
-                continue
-            if _are_of_one_record(run, entry, audit, fence, key in live):
-                yield _difference("meter ≠ history", entry, entry.totals, run.sums, shard.partition, fence)
 
     def _is_news(self, last: Alert) -> bool:
         """Whether every audit is newer than it was when the incident began."""
@@ -105,20 +91,6 @@ class Drift:
             "remedy": "run tollway verify; it names what tollway verify --repair can mend",
         }  # fmt: skip
         return _event(METERING_DRIFT, name, now_ms, data)
-
-
-def _are_of_one_record(run: RunSums, entry: LedgerState, audit: Audit, fence: int, is_live: bool) -> bool:
-    if entry.told is not None and run.told is not None:
-        return run.told == entry.told
-    return not is_live and audit.position >= fence and run.told is None
-
-
-def _difference(ledgers: str, entry: LedgerState, one: Totals, two: Totals, partition: int, fence: int) -> Difference:
-    names = Totals.__struct_fields__
-    fields = {
-        name: [left, right] for name in names if (left := getattr(one, name)) != (right := getattr(two, name))
-    }  # fmt: skip
-    return Difference(ledgers, entry.key, fields, partition, first_offset=0, last_offset=fence - 1)
 
 
 def _event(kind: str, name: str, now_ms: int, data: dict[str, Any]) -> Alert:

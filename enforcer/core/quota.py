@@ -37,6 +37,8 @@ class Shard:
         self.received_ms = 0
         """When its last snapshot was read; 0 if there was none."""
         self.log_ms = 0
+        self.settled_fence = 0
+        """The fence of the newest snapshot of which every part has been read."""
         self.whole = False
         """Whether a full snapshot has been read."""
         self.members: list[Member] = []
@@ -64,6 +66,8 @@ class Shard:
         entries = [entry for entry in snapshot.ledger if self._merge_ledger(snapshot.fence, entry)]
         if snapshot.full:
             self._merge_full(snapshot)
+        if snapshot.chunk == snapshot.chunks - 1:
+            self.settled_fence = max(self.settled_fence, snapshot.fence)
         return rows, entries
 
     def drop_minutes(self, now_s: int) -> None:

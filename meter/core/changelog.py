@@ -30,6 +30,7 @@ from meter.core.runs import RunState
 from meter.core.shard import Shard
 from meter.core.shares import Granted, Share
 from schemas.errors import DecodeError
+from schemas.quota import Place
 from schemas.usage import Totals
 
 HEADER = b"TWS\x01"
@@ -79,6 +80,8 @@ class AccountRecord(msgspec.Struct, frozen=True, array_like=True):
     totals: Totals
     told: Totals | None
     closed_at: int
+    hours_from: int | None = None
+    place: Place | None = None
 
 
 class LedgerSlot(msgspec.Struct, frozen=True, array_like=True):
@@ -101,6 +104,8 @@ class RunRecord(msgspec.Struct, frozen=True, array_like=True):
     grants: list[tuple[int, int, int]]
     totals: Totals
     told: Totals
+    hours_from: int | None = None
+    """None in a state of before the ledger had hours: those of the run are not whole, and are not begun."""
 
 
 class Meta(msgspec.Struct, frozen=True, array_like=True):
@@ -163,8 +168,7 @@ class Changelog:
     def _ledger(self, slot: int) -> bytes:
         shard = self.shard
         accounts = [
-            AccountRecord(account.key, account.due_ms, account.totals, account.told, account.closed_at)
-            for account in sorted(shard.ledger.slots[slot], key=lambda account: account.key)
+            _account_record(account) for account in sorted(shard.ledger.slots[slot], key=lambda account: account.key)
         ]
         shard.dirty_ledger.discard(slot)
         fence = self._ledger_fences[slot] = max(shard.fence, shard.ledger_ahead.get(slot, 0))
@@ -220,9 +224,7 @@ class Changelog:
     def _restore_ledger(self, slot: int, part: LedgerSlot) -> None:
         self._ledger_fences[slot] = self._newer(f"ledger/{slot}", part.fence, self._ledger_fences[slot])
         for record in part.accounts:
-            account = Account(record.key, record.due_ms, record.told, record.closed_at)
-            account.totals = record.totals
-            self.shard.ledger.add(account)
+            self.shard.ledger.add(_account(record))
         if part.fence > self.shard.fence:
             self.shard.ledger_ahead[slot] = part.fence
 
@@ -264,6 +266,18 @@ def _row(record: RowRecord) -> Row:
     return row
 
 
+def _account_record(account: Account) -> AccountRecord:
+    return AccountRecord(
+        account.key, account.due_ms, account.totals, account.told, account.closed_at, account.hours_from, account.place
+    )
+
+
+def _account(record: AccountRecord) -> Account:
+    account = Account(record.key, record.due_ms, record.told, record.closed_at, record.hours_from)
+    account.totals, account.place = record.totals, record.place
+    return account
+
+
 def _run_of(item: tuple[Run, Holding]) -> Run:
     return item[0]
 
@@ -279,6 +293,7 @@ def _run_record(state: RunState) -> RunRecord:
         grants=[(grant.since, *(grant.share or (0, 0))) for grant in state.grants],
         totals=state.totals,
         told=state.told,
+        hours_from=state.hours_from,
     )
 
 
@@ -286,5 +301,6 @@ def _run_state(record: RunRecord) -> RunState:
     state = RunState((record.instance, record.epoch), 0)
     state.live, state.hw, state.ack, state.cut_ms = record.live, record.hw, record.ack, record.cut_ms
     state.seen_ms, state.totals, state.told = record.seen_ms, record.totals, record.told
+    state.hours_from = record.hours_from
     state.grants = [Granted(since, Share(den, slot) if den else None) for since, den, slot in record.grants]
     return state

@@ -15,7 +15,7 @@ from schemas.adjusting import is_adjustment
 from schemas.errors import DecodeError
 from schemas.usage import Batch, Evict, Gauge, Totals, UsageEvent, Want
 
-DAY_MS = 24 * 3_600_000
+HOUR_MS = 3_600_000
 
 
 class ReadBatch(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -46,7 +46,7 @@ class Charges:
 
 
 class Tally(NamedTuple):
-    """The sums of a record: by encoded rows, and by organisation and day (counted from 1970-01-01)."""
+    """The sums of a record: by encoded rows, and by organisation and hour (counted from 1970)."""
 
     charges: dict[bytes, Charges]
     sums: dict[tuple[str, int], Totals]
@@ -133,7 +133,7 @@ def tally(events: list[UsageEvent], organisations: Organisations) -> Tally:
                 org = organisations.read(attribution)
             except DecodeError as error:
                 org, fault = "", f"event: {error}"
-        owner = (org, event.occurred_ms // DAY_MS)
+        owner = (org, event.occurred_ms // HOUR_MS)
         total = sums.get(owner)
         if total is None:
             total = sums[owner] = Totals()
@@ -156,5 +156,10 @@ def tally(events: list[UsageEvent], organisations: Organisations) -> Tally:
 
 def add(into: Totals, sums: Totals) -> None:
     """Add `sums` to `into`."""
-    for name in Totals.__struct_fields__:
-        setattr(into, name, getattr(into, name) + getattr(sums, name))
+    into.events += sums.events
+    into.requests += sums.requests
+    into.input_tokens += sums.input_tokens
+    into.output_tokens += sums.output_tokens
+    into.cost_nanos += sums.cost_nanos
+    into.unpriced += sums.unpriced
+    into.charge_nanos += sums.charge_nanos

@@ -17,9 +17,11 @@ class RunState:
         grants: the shares that it may be using (see `shares`).
         seen_ms: log time of its last record.
         totals: sums over its events; `told`: what it says it told its clients.
+        hours_from: the ledger has its hours (counted from 1970) from this one on, as far as they are kept; None in a
+            state that was begun before the ledger had hours.
     """
 
-    __slots__ = ("ack", "cut_ms", "grants", "hw", "live", "run", "seen_ms", "told", "totals")
+    __slots__ = ("ack", "cut_ms", "grants", "hours_from", "hw", "live", "run", "seen_ms", "told", "totals")
 
     def __init__(self, run: Run, fence: int) -> None:
         self.run = run
@@ -31,6 +33,7 @@ class RunState:
         self.seen_ms = 0
         self.totals = Totals()
         self.told = Totals()
+        self.hours_from: int | None = 0
 
 
 class Runs:

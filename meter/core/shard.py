@@ -11,7 +11,18 @@ read them.
 from __future__ import annotations
 
 from meter.core.faults import Fault, FaultKind
-from meter.core.ledger import DAY_MS, KEEP_MS, Account, Ledger, day_key, run_key
+from meter.core.ledger import (
+    DAY_MS,
+    HOUR_MS,
+    HOURS_AHEAD,
+    KEEP_MS,
+    Account,
+    Ledger,
+    day_key,
+    hour_due_ms,
+    kept_from,
+    run_key,
+)
 from meter.core.records import Charges, Organisations, ReadBatch, Tally, add, read, tally
 from meter.core.rights import begin, change_limit, has_plenty, is_freed, note_demand, rebalance
 from meter.core.rows import Holding, Row, Rows, Run
@@ -20,11 +31,12 @@ from meter.core.shares import balanced, forget_unused, move
 from schemas.adjusting import is_adjuster
 from schemas.codec import decode_rows
 from schemas.errors import DecodeError
+from schemas.quota import hour_key
 from schemas.rows import Measure
-from schemas.usage import Evict
+from schemas.usage import Evict, Totals
 
 MINUTE_MS = 60_000
-HOUR_MS = 3_600_000
+HOURS_A_DAY = 24
 MAX_CACHED = 50_000
 """Encoded row lists and attributions whose meaning is remembered."""
 
@@ -249,7 +261,7 @@ class Shard:
         del self.runs.open[state.run]
         key = run_key(state.run)
         self.changed_ledger[key] = None
-        account = Account(key, self.log_ms + KEEP_MS, state.told, closed_at=self._offset)
+        account = Account(key, self.log_ms + KEEP_MS, state.told, self._offset, state.hours_from)
         account.totals = state.totals
         if self.ledger_ahead.get(account.slot, 0) <= self._offset:
             self.ledger.add(account)
@@ -358,14 +370,38 @@ class Shard:
                 problem = Fault(FaultKind.INVALID, f"event: {error}")
                 continue
             self._charge(found, charges, state)
-        for (org, day), totals in sums.sums.items():
+        hours: dict[int, Totals] = {}
+        for (org, hour), totals in sums.sums.items():
+            day = hour // HOURS_A_DAY
+            self._enter(day_key(org, day), max((day + 1) * DAY_MS, self.log_ms) + KEEP_MS, totals)
+            of_hour = hours.setdefault(hour, totals)  # whose day has it: from here on it may be the sum of several
+            if of_hour is not totals:
+                add(of_hour, totals)
+        for hour, totals in hours.items():
             add(state.totals, totals)
-            account = self.ledger.get(day_key(org, day), max((day + 1) * DAY_MS, self.log_ms) + KEEP_MS)
-            if self.ledger_ahead.get(account.slot, 0) <= self._offset:
-                add(account.totals, totals)
-                self.changed_ledger[account.key] = None
-                self.dirty_ledger.add(account.slot)
+            self._enter_hour(state, hour, totals)
         return problem
+
+    def _enter_hour(self, state: RunState, hour: int, totals: Totals) -> None:
+        """Enter sums of an hour, unless that hour is not kept, or not any more."""
+        if state.hours_from is None:
+            return
+        if hour > self.log_ms // HOUR_MS + HOURS_AHEAD:
+            state.hours_from = max(state.hours_from, hour + 1)
+        elif hour >= max(state.hours_from, kept_from(self.log_ms)):
+            account = self._enter(hour_key(run_key(state.run), hour), hour_due_ms(hour), totals)
+            if account is not None:
+                account.extend(state.hw, self._offset)
+
+    def _enter(self, key: str, due_ms: int, totals: Totals) -> Account | None:
+        """Add to the account of `key`; None if its slot is ahead and has it already."""
+        account = self.ledger.get(key, due_ms)
+        if self.ledger_ahead.get(account.slot, 0) > self._offset:
+            return None
+        add(account.totals, totals)
+        self.changed_ledger[key] = None
+        self.dirty_ledger.add(account.slot)
+        return account
 
     def _charge(self, rows: RowsByMeasure, charges: Charges, state: RunState) -> None:
         offset, touch, run, is_live = self._offset, self._touch, state.run, state.live

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from meter.core.ledger import run_key, state_of
+from meter.core.ledger import run_key, state_of, whole_from
 from meter.core.rows import Row, Run
 from meter.core.runs import RunState
 from meter.core.shard import Shard
@@ -77,14 +77,15 @@ def _member(state: RunState) -> Member:
     return Member(instance, epoch, state.hw, weight_of(state.grants[-1].share))
 
 
-def _run_ledger(state: RunState) -> LedgerState:
-    return LedgerState(run_key(state.run), copy.copy(state.totals), state.told)
+def _run_ledger(shard: Shard, state: RunState) -> LedgerState:
+    hours_from = whole_from(state.hours_from, shard.log_ms)
+    return LedgerState(run_key(state.run), copy.copy(state.totals), state.told, hours_from=hours_from)
 
 
 def _whole_ledger(shard: Shard) -> list[LedgerState]:
-    runs = {run_key(run): _run_ledger(state) for run, state in shard.runs.open.items()}
-    accounts = {key: state_of(account) for key, account in shard.ledger.by_key.items()}
-    return [entry for _, entry in sorted((accounts | runs).items())]
+    runs = {run_key(run): _run_ledger(shard, state) for run, state in shard.runs.open.items()}
+    accounts = {key: state_of(account, shard.log_ms) for key, account in shard.ledger.by_key.items()}
+    return _hours_first(entry for _, entry in sorted((accounts | runs).items()))
 
 
 def _changed_ledger(shard: Shard) -> list[LedgerState]:
@@ -92,10 +93,15 @@ def _changed_ledger(shard: Shard) -> list[LedgerState]:
     entries = []
     for key in shard.changed_ledger:
         if key in runs:
-            entries.append(_run_ledger(runs[key]))
+            entries.append(_run_ledger(shard, runs[key]))
         elif key in shard.ledger.by_key:
-            entries.append(state_of(shard.ledger.by_key[key]))
-    return entries
+            entries.append(state_of(shard.ledger.by_key[key], shard.log_ms))
+    return _hours_first(entries)
+
+
+def _hours_first(entries: Iterable[LedgerState]) -> list[LedgerState]:
+    """Put hours first and runs last: who has read an entry of a run has read its hours and days at that fence."""
+    return sorted(entries, key=lambda entry: (entry.place is None, entry.told is not None))
 
 
 def _key(row: Row) -> str:

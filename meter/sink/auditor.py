@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 
 import structlog
+from msgspec.structs import replace
 
-from meter.sink.core import audit
+from meter.sink.core import audit, newest
 from meter.sink.core.audit import DAY_S, HOUR_S, KEPT_S, MAX_DIFFERENCES, Span, Tables
 from meter.sink.lane import Lane
 from meter.sink.settings import HistorySettings
@@ -123,14 +124,33 @@ class Auditor:
         confirmed = self._confirmed(within, alone=len(lanes) == self._shards)
         audits = [self._of_lane(lane, confirmed, first=not number) for number, lane in enumerate(_sorted(lanes))]
         hours = sum(DAY_S // HOUR_S if span.whole_days else NEWEST_HOURS for span in spans)
-        return Found(now_s * 1000, audits, hours, time.monotonic() - began, sorted(lanes))
+        told = self._with_newest(lanes, audits, now_s)
+        return Found(now_s * 1000, told, hours, time.monotonic() - began, sorted(lanes))
+
+    def _with_newest(self, lanes: dict[int, Lane], audits: list[Audit], now_s: int) -> list[Audit]:
+        """Add the sums of the newest hours, and of the newest days if all of the log is this history's; one time."""
+        bound = {"since": newest.since_s(now_s), "until": NEVER_S}
+        rows = self._store.rows(audit.RUN_HOURS, bound)
+        sources = {number: (lane.source.log, lane.source.topic, number) for number, lane in lanes.items()}
+        days: Mapping[int, newest.Days] = {}
+        if len(lanes) == self._shards and newest.are_of_one_log(rows, sources.values()):
+            days = newest.days_of(self._store.rows(audit.ORG_DAYS, bound), self._shards, now_s)
+        at_ms, told = time.time_ns() // 1_000_000, []
+        for one in audits:
+            hours = newest.hours_of(rows, sources[one.partition], now_s)
+            of_days = days.get(one.partition, newest.Days([], None))
+            told.append(
+                replace(one, at_ms=at_ms, hours=hours.told, hours_from=hours.since, days=of_days.told,
+                        days_from=of_days.since)
+            )  # fmt: skip
+        return told
 
     def _of_lane(self, lane: Lane, inside: list[Difference], first: bool) -> Audit:
         source, books = lane.source, lane.books
         bound = {"log": source.log, "topic": source.topic, "partition": source.partition}
         runs = audit.runs_of(self._store.rows(audit.RUNS, bound))
         told = audit.apart(audit.against_told(source.partition, runs, books), inside)
-        return Audit(source.partition, time.time_ns() // 1_000_000, lane.committed, audit.told_of(runs, books),
+        return Audit(source.partition, 0, lane.committed, audit.told_of(runs, books),
                      [*(inside if first else []), *told][:MAX_DIFFERENCES])  # fmt: skip
 
     def _tables(self, span: Span) -> Tables:

@@ -10,7 +10,7 @@ import msgspec
 from schemas import topics
 from schemas.alerts import THRESHOLD_CROSSED, Alert, alert_id
 from schemas.audit import AuditEntry
-from schemas.audits import Audit, Difference, RunSums
+from schemas.audits import Audit, DaySums, Difference, HourSums, RunSums
 from schemas.batches import BatchRun, BatchSeen, Book, Line, LinesSeen, line_id
 from schemas.batches import Step as ChargeStep
 from schemas.blocks import BlockEntry
@@ -41,7 +41,7 @@ from schemas.money import Price, Rates
 from schemas.overrides import Freeze, Increase
 from schemas.policy import PolicyRecord
 from schemas.prices import Daily, Discount, PriceEntry, Step, Volume
-from schemas.quota import LedgerState, Member, RowState, Snapshot, Weight
+from schemas.quota import LedgerState, Member, Place, RowState, Snapshot, Weight
 from schemas.tokens import TokenUsage
 from schemas.topics import Topic
 from schemas.usage import Attribution, Batch, Detail, Evict, Gauge, Totals, UsageEvent, Want
@@ -135,7 +135,10 @@ GOLDENS: dict[str, Golden] = {
             rows=[RowState(MONTH_ROW, 2**53 + 1, 70, 2**53 + 99, [2**53 + 60, 30], [2**53 + 55, 10])],
             ledger=[
                 LedgerState("org=acme/day=2026-11-21", TOTALS, None),
-                LedgerState("instance=ingress-1/epoch=3", TOTALS, TOTALS),
+                LedgerState("instance=ingress-1/epoch=3", TOTALS, TOTALS, hours_from=498_684),
+                LedgerState(
+                    "instance=ingress-1/epoch=3/hour=2026-11-21T12Z", TOTALS, None, Place(16, 17, 4_095, 4_096)
+                ),
             ],
         ),
         topics.QUOTA_UPDATES, encode_snapshot, decode_snapshot,
@@ -222,13 +225,16 @@ GOLDENS: dict[str, Golden] = {
     ),
     "history.audits.json": Golden(
         Audit(
-            2, NOW_MS, 1_000, [RunSums("ingress-1", 3, 77, Totals(5, 4, 300, 20, 10**9, 1, 10**9 + 7), Totals(5, 4))],
+            2, NOW_MS, 1_000,
+            [RunSums("ingress-1", 3, 77, Totals(5, 4, 300, 20, 10**9, 1, 10**9 + 7), Totals(5, 4), 999)],
             [
                 Difference(
                     "told ≠ history", "instance=ingress-1/epoch=3", {"events": [5, 4]}, 2, 70, 77, 900, 999, 202611,
                     "insert",
                 )
             ],
+            [HourSums("ingress-1", 3, 498_684, TOTALS, Place(70, 77, 900, 999))], 498_660,
+            [DaySums("acme", 20_778, TOTALS)], 20_777,
         ),
         topics.HISTORY_AUDITS, *_json(Audit),
     ),

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from schemas import codec
+from schemas.audits import Audit
 from schemas.errors import DecodeError
 from schemas.money import cost_nanos
 from schemas.policy import PolicyRecord
@@ -86,6 +87,22 @@ def test_a_policy_of_an_earlier_version_is_read_with_defaults() -> None:
     price = record.prices["fast"]
     assert (record.org_prices, record.prices_revision, price.per, price.least) == ({}, 0, {}, {})
     assert cost_nanos(price, TokenUsage(), {"web_search": 2}) == 20_005_000
+
+
+def test_a_snapshot_of_an_earlier_version_is_read_with_defaults() -> None:
+    """A meter from before hours had its sums by run and by day: they say nothing of hours, and none is compared."""
+    snapshot = codec.decode_snapshot((EARLIER / "quota-updates-1.bin").read_bytes())
+    day, run = snapshot.ledger
+    assert (day.key, run.key) == ("org=acme/day=2026-11-21", "instance=ingress-1/epoch=3")
+    assert run.told == run.totals
+    assert [(entry.place, entry.hours_from) for entry in snapshot.ledger] == [(None, None)] * 2
+
+
+def test_an_audit_of_an_earlier_version_is_read_with_defaults() -> None:
+    """A history from before hours tells of runs, and of no hour and no day."""
+    audit = codec.decode_json(Audit, (EARLIER / "history-audits-1.json").read_bytes())
+    assert (audit.position, audit.runs[0].last_seq, len(audit.differences)) == (1_000, 77, 1)
+    assert (audit.hours, audit.hours_from, audit.days, audit.days_from) == ([], None, [], None)
 
 
 def test_every_topic_that_others_read_is_frozen() -> None:

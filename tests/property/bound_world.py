@@ -337,7 +337,7 @@ class World:
         sums, ledger = sums_of(self.log)
         assert {key: row.settled for key, row in shard.rows.by_key.items() if row.settled} == sums
         totals = [state.totals for state in shard.runs.open.values()]
-        runs = [account for key, account in shard.ledger.by_key.items() if key.startswith("instance=")]
+        runs = [account for account in shard.ledger.by_key.values() if account.told is not None]
         days = [account.totals for key, account in shard.ledger.by_key.items() if key.startswith("org=")]
         assert sum(t.charge_nanos for t in totals) + sum(a.totals.charge_nanos for a in runs) == ledger
         assert sum(t.charge_nanos for t in days) == ledger

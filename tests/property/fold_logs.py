@@ -11,6 +11,7 @@ from schemas.tokens import TokenUsage
 from schemas.usage import Attribution, Batch, Evict, Gauge, Totals, UsageEvent, Want
 
 DAY_S = 86_400
+HOUR_MS = 3_600_000
 START_MS = 1_764_547_200_000
 Log = list[tuple[int, bytes]]
 """(broker time, value) by offset."""
@@ -51,6 +52,7 @@ def random_log(seed: int, length: int) -> Log:
     log: Log = []
     for offset in range(length):
         now += pick.choice((0, 3, 40, 900, 20_000 if pick.random() < 0.3 else 5))
+        now += pick.choice((1, 7, 40)) * HOUR_MS if pick.random() < 0.01 else 0
         name = pick.choice(list(epochs))
         kind = pick.random()
         if kind < 0.03:
@@ -71,7 +73,11 @@ def random_log(seed: int, length: int) -> Log:
 def _batch(pick: random.Random, run: tuple[str, int], seq: int, offset: int, now: int) -> bytes:
     events = [
         event(
-            pick.sample(_ROWS, 3), pick.choice(("acme", "other", "")), pick.randint(0, 50), now, pick.choice((7, None))
+            pick.sample(_ROWS, 3),
+            pick.choice(("acme", "other", "")),
+            pick.randint(0, 50),
+            now + _late_ms(pick),
+            pick.choice((7, None)),
         )
         for _ in range(pick.randint(0, 4))
     ]
@@ -85,6 +91,13 @@ def _batch(pick: random.Random, run: tuple[str, int], seq: int, offset: int, now
     told = Totals(events=seq)
     ack = max(0, offset - pick.randint(0, 8))
     return encode_record(Batch(*run, seq, ack, now, version, pick.random() < 0.04, gauges, wants, told, events))
+
+
+def _late_ms(pick: random.Random) -> int:
+    """Return how far from its record an event is: of the same hour mostly, late now and then, ahead of time rarely."""
+    if pick.random() < 0.7:
+        return 0
+    return HOUR_MS * pick.choice((-1, -1, -5, -30, -60, 1, 1, 2 if pick.random() < 0.3 else 0))
 
 
 def _some(pick: random.Random, most: int) -> list[str]:

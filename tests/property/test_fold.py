@@ -6,14 +6,18 @@ import random
 from typing import NamedTuple
 
 import hypothesis.strategies as st
+import msgspec
 from hypothesis import given, settings
 
 from meter.core.changelog import META, Changelog
-from meter.core.ledger import KEEP_MS
+from meter.core.ledger import HOURS_AHEAD, HOURS_KEPT, KEEP_MS, kept_from
+from meter.core.records import HOUR_MS, ReadBatch, read
+from meter.core.rows import Run
 from meter.core.shard import Shard
 from meter.core.snapshots import Stamp, snapshot
 from schemas.codec import encode_snapshot
-from schemas.quota import LedgerState, Snapshot
+from schemas.quota import LedgerState, Place, Snapshot, hour_of, run_key
+from schemas.usage import Totals
 from tests.property.fold_logs import START_MS, Log, random_log
 
 LOGS = st.builds(random_log, st.integers(0, 1_000_000), st.integers(1, 120))
@@ -132,7 +136,84 @@ def test_partial_snapshots_add_up_to_a_full_one(log: Log) -> None:
         told, whole = readers[run], Reader()
         whole.install(full, run)
         assert {key: told.rows[key] for key in whole.rows} == whole.rows
-        assert {key: told.ledger[key] for key in whole.ledger} == whole.ledger
+        assert {key: _without_hours_from(told.ledger[key]) for key in whole.ledger} == {
+            key: _without_hours_from(entry) for key, entry in whole.ledger.items()
+        }
+        assert all((told.ledger[key].hours_from or 0) <= (entry.hours_from or 0) for key, entry in whole.ledger.items())
+
+
+def _without_hours_from(entry: LedgerState) -> LedgerState:
+    """Leave out what moves on with the time of the log: until a run speaks again, what it said stays true."""
+    return msgspec.structs.replace(entry, hours_from=None)
+
+
+class Told:
+    """What the records of a log that count add up to, by run and hour, without a fold."""
+
+    def __init__(self) -> None:
+        self._hw: dict[Run, int] = {}
+        self._closed: set[Run] = set()
+        self.hours: dict[Run, dict[int, tuple[Totals, Place]]] = {}
+        self.sums: dict[Run, Totals] = {}
+        self.given_up: dict[Run, int] = {}
+        """Up to where hours are given up, because of an event that was ahead of the log's time."""
+
+    def take(self, offset: int, log_hour: int, value: bytes) -> None:
+        """Take a record: each of a run once, in order, none after the last."""
+        record, _ = read(value)
+        if not isinstance(record, ReadBatch):
+            return
+        run = (record.instance, record.epoch)
+        if run in self._closed or record.seq != self._hw.get(run, 0) + 1:
+            return
+        self._hw[run] = record.seq
+        hours = self.hours.setdefault(run, {})
+        for event in record.events:
+            hour = event.occurred_ms // HOUR_MS
+            if hour > log_hour + HOURS_AHEAD:
+                self.given_up[run] = max(self.given_up.get(run, 0), hour + 1)
+            self.sums.setdefault(run, Totals()).add(event)
+            new = Totals(), Place(record.seq, record.seq, offset, offset)
+            totals, place = hours.get(hour, new)
+            totals.add(event)
+            place = Place(place.first_seq, record.seq, place.first_offset, offset)
+            hours[hour] = totals, place
+        if record.final:
+            self._closed.add(run)
+
+
+def _check_hours(shard: Shard, expected: Told, entries: dict[str, LedgerState]) -> None:
+    for run, hours in expected.hours.items():
+        key = run_key(*run)
+        assert entries[key].totals == expected.sums.get(run, Totals())
+        since = entries[key].hours_from
+        assert since is not None
+        there = {found[1]: entry for name, entry in entries.items() if (found := hour_of(name)) and found[0] == key}
+        whole = {hour: (entry.totals, entry.place) for hour, entry in there.items() if hour >= since}
+        assert whole == {hour: one for hour, one in hours.items() if hour >= since}
+        given_up = max(kept_from(shard.log_ms), expected.given_up.get(run, 0))
+        assert since <= given_up, "no hour is given up without a reason"
+
+
+@given(LOGS)
+@settings(max_examples=80)
+def test_hours_are_whole_from_where_the_run_says(log: Log) -> None:
+    """Whatever comes late, ahead of time or twice: every hour from there on has all its events, and is where it says.
+
+    A reader of partial snapshots sees that at every fence, whatever it has kept of older ones.
+    """
+    shard, expected = Shard(0), Told()
+    entries: dict[str, LedgerState] = {}
+    for offset, (log_ms, value) in enumerate(log):
+        shard.apply(offset, log_ms, value)
+        expected.take(offset, shard.log_ms // HOUR_MS, value)
+        if offset % 7 == 0 or offset == len(log) - 1:
+            for part in snapshot(shard, STAMP, full=False):
+                entries.update({entry.key: entry for entry in part.ledger})
+            _check_hours(shard, expected, entries)
+    full = {entry.key: entry for part in snapshot(shard, STAMP, full=True) for entry in part.ledger}
+    _check_hours(shard, expected, full)
+    assert sum(entry.place is not None for entry in full.values()) <= len(expected.hours) * (HOURS_KEPT + 2)
 
 
 @given(LOGS)

@@ -267,9 +267,10 @@ def told_of(runs: Mapping[Run, Group], books: Books) -> list[RunSums]:
     """Return the sums of the runs that were heard of last, with what they told."""
     newest = sorted(runs.items(), key=lambda item: -item[1].last_offset)[:RUNS_TOLD]
     return [
-        RunSums(*run, sums.last_seq, Totals(*sums.sums), books.entries[run].told if run in books.entries else None)
+        RunSums(*run, sums.last_seq, Totals(*sums.sums), books.entries[run].told if run in books.entries else None,
+                sums.last_offset)
         for run, sums in newest
-    ]
+    ]  # fmt: skip
 
 
 def twice(rows: Iterable[Sequence[Any]]) -> list[Difference]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from meter.core.changelog import HEADER, META, Changelog
 from meter.core.rows import Holding
+from meter.core.snapshots import Stamp, snapshot
 from schemas.errors import DecodeError
+from tests.property.fold_logs import START_MS
 from tests.unit.meter.fold_builders import COST, TOKENS, Log, batch, evict
 
 
@@ -92,3 +95,26 @@ def test_records_of_another_version_are_refused(value: bytes) -> None:
     """A changelog that this version cannot read is named, not skipped."""
     with pytest.raises(DecodeError, match="meta is no changelog record"):
         Changelog.restore(0, {META: value})
+
+
+def test_a_state_of_before_hours_begins_none_of_the_runs_that_it_has() -> None:
+    """Their hours would lack what came before: a reader is told that they are not kept; those of a new run are."""
+    log = Log().add(batch(amount=5), batch("i2", final=True))
+    store = {name: _earlier(name, part) for name, part in flushed(Changelog(log.shard)).items()}
+    shard = Changelog.restore(0, store).shard
+    for value in (batch(seq=2, amount=1), batch("i3", amount=2)):
+        assert shard.apply(shard.fence, START_MS, value) is None
+    [part] = snapshot(shard, Stamp("meter/1", 1, 0), full=True)
+    hours = {entry.key: entry.hours_from is not None for entry in part.ledger if entry.told is not None}
+    assert hours == {"instance=i1/epoch=1": False, "instance=i2/epoch=1": False, "instance=i3/epoch=1": True}
+    assert [entry.key for entry in part.ledger if entry.place] == ["instance=i3/epoch=1/hour=2025-12-01T00Z"]
+
+
+def _earlier(name: str, part: bytes) -> bytes:
+    """Return a part as it was written before hours: without the accounts of hours, and with shorter records."""
+    fields = msgspec.msgpack.decode(part[len(HEADER) :])
+    if name == META:
+        fields[2] = [run[:10] for run in fields[2]]
+    elif name.startswith("ledger/"):
+        fields[1] = [account[:5] for account in fields[1] if "/hour=" not in account[0]]
+    return HEADER + msgspec.msgpack.encode(fields)
