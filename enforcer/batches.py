@@ -8,7 +8,7 @@ everything is read again, as at a start.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Protocol
 
 import structlog
@@ -40,8 +40,8 @@ class Log(Protocol):
     async def stop(self) -> None:
         """Disconnect."""
 
-    async def steps(self) -> list[bytes]:
-        """Return all steps that there are, in their order."""
+    def steps(self) -> AsyncIterator[bytes]:
+        """Yield all steps that there are, in their order. TransportError if they cannot be read."""
 
     def seek(self, position: int) -> None:
         """Read sightings from an offset on."""
@@ -55,7 +55,7 @@ class Log(Protocol):
     async def write_step(self, key: str, value: bytes) -> None:
         """Write a step. TransportError if it is not known whether it is written."""
 
-    async def write_usage(self, records: Sequence[tuple[int, bytes]]) -> int:
+    async def write_usage(self, records: Iterable[tuple[int, bytes]]) -> int:
         """Write records in order. TransportError if not acknowledged."""
 
 
@@ -99,7 +99,7 @@ class Batcher:
     async def _charge(self) -> None:
         await self._log.start()
         state = Charged()
-        for value in await self._log.steps():
+        async for value in self._log.steps():
             state.take(decode_step(value))
         for step in list(state.pending.values()):
             _log.warning("completing what was noted", batch=step.book.batch_id, records=len(step.records))

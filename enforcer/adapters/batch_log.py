@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -76,24 +76,24 @@ class BatchLog:
                     await client.stop()
         await self._usage.stop()
 
-    async def steps(self) -> list[bytes]:
-        """Return all steps that there are, in their order."""
+    async def steps(self) -> AsyncIterator[bytes]:
+        """Yield all steps that there are, in their order. TransportError if they cannot be read."""
         reader = self._new_reader()
         reader.assign([self._charged])
-        found: list[bytes] = []
         try:
             await reader.start()
             end = (await reader.end_offsets([self._charged]))[self._charged]
             await reader.seek_to_beginning(self._charged)
             while await reader.position(self._charged) < end:
                 for records in (await reader.getmany(timeout_ms=POLL_MS)).values():
-                    found += [record.value for record in records if record.value is not None]
+                    for record in records:
+                        if record.value is not None:
+                            yield record.value
         except (KafkaError, OSError, TimeoutError) as error:
             raise self._away(f"cannot read {self._charged.topic}", error) from error
         finally:
             with contextlib.suppress(KafkaError):
                 await reader.stop()
-        return found
 
     def seek(self, position: int) -> None:
         """Read sightings from an offset on; from the oldest if that is gone."""
@@ -130,7 +130,7 @@ class BatchLog:
         except (KafkaError, TimeoutError) as error:
             raise self._away("a step of charging batches is not acknowledged", error) from error
 
-    async def write_usage(self, records: Sequence[tuple[int, bytes]] | Iterable[tuple[int, bytes]]) -> int:
+    async def write_usage(self, records: Iterable[tuple[int, bytes]]) -> int:
         """Write records of usage in order; return how many. TransportError: each of them may be written."""
         return await self._usage.write(records)
 

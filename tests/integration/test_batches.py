@@ -242,7 +242,7 @@ async def test_a_step_of_who_was_replaced_is_not_written(connection: KafkaConnec
         await second.start()
         with pytest.raises(Fenced):
             await first.write_step("step/9/1/1", encode_step(Step(9, book, b"", BatchRun(1), [(0, b"x")])))
-        assert [decode_step(value).position for value in await second.steps()] == [1]
+        assert [decode_step(value).position async for value in second.steps()] == [1]
     finally:
         await first.stop()
         await second.stop()
