@@ -22,6 +22,8 @@ from schemas.usage import Detail, Kind, Status, UsageEvent, UsageSource
 
 TIER = "batch"
 """The service tier of what does not say one."""
+FREE = frozenset({"moderations"})
+"""Operations that cost nothing where no usage is told, as in live answers."""
 OPERATION = "batches"
 """Of what does not say one."""
 HOUR_MS = 3_600_000
@@ -115,6 +117,8 @@ class Writer:
 
     def _amounts(self, price: Price | None, used: Usage) -> tuple[int | None, int]:
         """Return the cost, None where it is not known, and what rows of money are charged."""
+        if used.operation in FREE and used.usage is not None and not (used.usage.total or used.units):
+            return 0, 0
         if used.usage is not None and price is not None and is_priced(price, used.usage, used.units):
             cost = _nanos(price, used)
             return cost, cost

@@ -153,6 +153,16 @@ def test_usage_that_nobody_could_read_is_unknown() -> None:
     assert event.detail.flags == ("malformed",)
 
 
+def test_what_is_free_where_it_is_asked_for_live_is_free_in_a_batch() -> None:
+    """A moderation of which no usage is told costs nothing; one that tells tokens of a model without a price does."""
+    free, told = (
+        line(number, "omni", usage, operation="moderations") for number, usage in ((1, TokenUsage()), (2, USED))
+    )
+    first, second = charge(free, told)
+    assert (first.cost_nanos, first.charge_nanos, first.detail and first.detail.flags) == (0, 0, ())
+    assert second.cost_nanos is None
+
+
 def test_an_organisation_pays_its_own_price_and_sees_the_list_price_beside_it() -> None:
     """As the policy record resolved them."""
     listed_price = Price("list", "l", (Rates(0, 8_000_000, 0, 0, 0, 8_000_000, 0, 0, 0),))
