@@ -15,7 +15,7 @@ from decimal import Decimal
 
 REPLICAS = 2
 ORGS = 3
-KEYS = 120
+KEYS = 200
 """In the policy; a schedule that needs more is cut short."""
 CLIENTS = 8
 MODEL = "sim-chat"
