@@ -70,6 +70,7 @@ class Batcher:
         self._terms: tuple[tuple[int, int], Terms] | None = None
         self.state = Charged()
         """What is charged, as far as it was read."""
+        self._is_away = False
         self.is_read = False
         """Whether everything was read that was charged before."""
 
@@ -80,7 +81,9 @@ class Batcher:
                 await self._charge()
             except TransportError as error:
                 self._telemetry.count("transport_faults", "batches")
-                _log.warning("batches are not charged at the moment", error=str(error))
+                if not self._is_away:
+                    _log.warning("batches are not charged until the broker answers again", error=str(error))
+                self._is_away = True
             finally:
                 await self._log.stop()
             await asyncio.sleep(RETRY_S)
@@ -107,10 +110,12 @@ class Batcher:
         self.state, self.is_read = state, True
         await self._until_policy()
         self._log.seek(state.position)
+        self._is_away = False
         _log.info("charging batches", position=state.position, batches=len(state.books))
         while True:
             for placed in await self._log.read():
                 await self._deal_with(placed)
+                await asyncio.sleep(0)  # many that say nothing new must not keep others from the loop
             last = close(state, self._control.version, self._clock())
             if last is not None:
                 await self._write(state, last)
