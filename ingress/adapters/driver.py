@@ -91,7 +91,7 @@ class Driver:
     """One exchange on one connection; the sink of its provider's answer."""
 
     __slots__ = (
-        "attempt", "body_done", "disconnected", "exchange", "is_chunked", "is_current", "is_discarding",
+        "attempt", "began_ms", "body_done", "disconnected", "exchange", "is_chunked", "is_current", "is_discarding",
         "is_draining", "is_oversize", "is_started", "keep_alive", "limit_bytes", "parts", "pause", "protocol",
         "response_complete", "services", "size", "ticket",
     )  # fmt: skip
@@ -103,12 +103,13 @@ class Driver:
         services = protocol.services
         self.protocol = protocol
         self.services = services
+        now_ms = self.began_ms = services.now_ms()
         self.exchange: Exchange
         if operation.sees is None:
-            self.exchange = Exchange(services.context, self, operation, query, services.now_ms())
+            self.exchange = Exchange(services.context, self, operation, query, now_ms)
         else:
             scheme = protocol.scheme or "http"
-            self.exchange = AccountExchange(services.context, self, operation, query, services.now_ms(), scheme)
+            self.exchange = AccountExchange(services.context, self, operation, query, now_ms, scheme)
         self.keep_alive = keep_alive
         self.attempt: Attempt | None = None
         self.ticket: Ticket | None = None
@@ -124,9 +125,9 @@ class Driver:
     # -- from the client -----------------------------------------------------------------------------------------
 
     def take_head(self, headers: HeaderList) -> None:
-        """Take the head of the request; the body is kept only if it is of use."""
+        """Take the head of the request, at once; the body is kept only if it is of use."""
         exchange = self.exchange
-        wanted = exchange.begin(headers, self.services.now_ms())
+        wanted = exchange.begin(headers, self.began_ms)
         self.is_discarding = not wanted
         if exchange.head.content_length > self.limit_bytes:
             self.is_oversize = wanted

@@ -104,7 +104,10 @@ class Journal:
             self._decide(partition, decisions)
         if IS_ARMED:
             then = functools.partial(_crash_then, "ingress.admission_written", then)
-        self._write(self._heads[partition][0].frame(event), event, then)
+        if not self._thens:
+            self._flush_soon()
+        self._parts += (self._heads[partition][0].frame(event), event)
+        self._thens.append(then)
 
     def terminal(self, partition: int, event: bytes, then: Callable[[], None], *decisions: bytes) -> None:
         """Write a terminal event, and encoded `Decision`s if there are any; then call `then`.
@@ -121,7 +124,10 @@ class Journal:
         self._dirty.add(partition)
         if IS_ARMED:
             then = functools.partial(_crash_then, "ingress.terminal_written", then)
-        self._write(heads[1].frame(event), event, then)
+        if not self._thens:
+            self._flush_soon()
+        self._parts += (heads[1].frame(event), event)
+        self._thens.append(then)
 
     def _decide(self, partition: int, decisions: tuple[bytes, ...]) -> None:
         head, lane = self._heads[partition][2], self.lanes[partition]
@@ -130,11 +136,8 @@ class Journal:
             self._parts += (head.frame(decision), decision)
         self._dirty.add(partition)
 
-    def _write(self, head: bytes, payload: bytes, then: Callable[[], None]) -> None:
-        if not self._thens:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._parts += (head, payload)
-        self._thens.append(then)
+    def _flush_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         log = self.log
@@ -304,14 +307,10 @@ def _crash_then(name: str, then: Callable[[], None]) -> None:
 
 
 def _run_all(thens: list[Callable[[], None]]) -> None:
+    """Call what waited for the write; the failure of one must not keep others waiting."""
     for then in thens:
-        _run(then)
-
-
-def _run(then: Callable[[], None]) -> None:
-    """Call what waited for the write; its failure must not keep others waiting."""
-    try:
-        then()
-    except Exception as error:
-        context = {"message": "a step after the journal's write failed", "exception": error}
-        asyncio.get_running_loop().call_exception_handler(context)
+        try:
+            then()
+        except Exception as error:
+            context = {"message": "a step after the journal's write failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)

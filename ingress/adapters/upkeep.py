@@ -9,21 +9,20 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from ingress.adapters.compaction import Folded
 from ingress.adapters.lane import Lane
 from ingress.adapters.log import Log
 from ingress.adapters.wal import ADMITTED, Head, Segment
 
 
-class Open:
+class Open(msgspec.Struct, eq=False):
     """An admission whose request has not ended."""
 
-    __slots__ = ("event", "partition", "segment")
-
-    def __init__(self, partition: int, event: bytes, segment: Segment) -> None:
-        self.partition = partition
-        self.event = event
-        self.segment = segment
+    partition: int
+    event: bytes
+    segment: Segment
 
 
 class Upkeep:

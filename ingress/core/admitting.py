@@ -88,7 +88,8 @@ class Admitting:
         self._operation = operation
         self._query = query
         self._resolver = context.resolver
-        self._record = Record(context.new_id(now_ms), operation.name, now_ms, context)
+        event_id = context.new_id(now_ms)
+        self._record = Record(event_id, event_id, operation.name, now_ms, context)
         self._refusal: Refusal | None = None
         self._climb: Climb | None = None
         self._key: VirtualKey | None = None

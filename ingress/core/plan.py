@@ -33,41 +33,27 @@ _SHORT = frozenset({"", "wait", "queue", "block"})
 """What is said of a request for which there is no room, rather than of one that is near the cap."""
 
 
-class Hold:
+class Hold(msgspec.Struct, eq=False):
     """A reservation. It ends exactly once: the first `settle` counts, a later one does nothing.
 
     What was reserved and not used is room again at once; the gauge falls in the record that carries the terminal
     event. So `settle` and `Journal.terminal` belong into one step, without anything awaited in between.
     """
 
-    __slots__ = (
-        "_back", "_binding", "_is_expired", "_miss", "_nanos", "_shard", "_tokens", "is_settled", "notes", "rows",
-    )  # fmt: skip
-
-    def __init__(self, binding: Binding, shard: Shard, tokens: int, nanos: int, miss: tuple[int, int] | None) -> None:
-        """Hold one request, `tokens` and `nanos` in the rows of `binding`."""
-        self._binding = binding
-        self._shard = shard
-        self._tokens = tokens
-        self._nanos = nanos
-        self._miss = miss
-        self._back: tuple[int, int, int] | None = None
-        self._is_expired = False
-        self.is_settled = False
-        self.notes: tuple[Note, ...] = ()
-        """What rules have to say of a request that goes on."""
-        self.rows: msgspec.Raw = binding.encoded
-        """Encoded row keys: what `UsageEvent.rows` has to be."""
-
-    @property
-    def tokens(self) -> int:
-        """What is held of tokens."""
-        return self._tokens
-
-    @property
-    def nanos(self) -> int:
-        """What is held of money, in nano-USD."""
-        return self._nanos
+    _binding: Binding
+    _shard: Shard
+    tokens: int
+    """What is held of tokens."""
+    nanos: int
+    """What is held of money, in nano-USD."""
+    _miss: tuple[int, int] | None
+    rows: msgspec.Raw
+    """Encoded row keys: what `UsageEvent.rows` has to be."""
+    notes: tuple[Note, ...] = ()
+    """What rules have to say of a request that goes on."""
+    is_settled: bool = False
+    _is_expired: bool = False
+    _back: tuple[int, int, int] | None = None
 
     def settle(self, requests: int, tokens: int, nanos: int) -> None:
         """End the reservation with what was used (0, 0, 0 releases it). What was used beyond it takes room at once."""
@@ -75,14 +61,14 @@ class Hold:
             return
         self.is_settled = True
         binding = self._binding
-        tokens_back, nanos_back = self._tokens - tokens, self._nanos - nanos
+        tokens_back, nanos_back = self.tokens - tokens, self.nanos - nanos
         if tokens_back < 0:
-            self._tokens = tokens
+            self.tokens = tokens
             for row in binding.tokens:
                 row.room += tokens_back
             tokens_back = 0
         if nanos_back < 0:
-            self._nanos = nanos
+            self.nanos = nanos
             for row in binding.costs:
                 row.room += nanos_back
             nanos_back = 0
@@ -125,8 +111,8 @@ class Hold:
         binding.back_requests -= 1
         if not self._is_expired:
             binding.back_ones -= 1
-        binding.back_tokens -= self._tokens
-        binding.back_nanos -= self._nanos
+        binding.back_tokens -= self.tokens
+        binding.back_nanos -= self.nanos
         if not binding.is_unbooked:
             binding.book_later(self._shard)
         self._touch()
@@ -167,8 +153,8 @@ class Hold:
             row.room -= tokens
         for row in binding.costs:
             row.room -= nanos
-        self._tokens += tokens
-        self._nanos += nanos
+        self.tokens += tokens
+        self.nanos += nanos
         self._touch()
         return None
 
@@ -296,9 +282,9 @@ class Plan:
             binding.miss_nanos += miss[1]
             if not binding.is_unbooked:
                 binding.book_later(shard)
-            hold = Hold(binding, shard, tokens, nanos, miss)
+            hold = Hold(binding, shard, tokens, nanos, miss, binding.encoded)
         else:
-            hold = Hold(binding, shard, tokens, nanos, None)
+            hold = Hold(binding, shard, tokens, nanos, None, binding.encoded)
         for row in binding.concurrent:
             if row.ceiling.hold_expires_ms:
                 shard.expiring.append((now_ms + row.ceiling.hold_expires_ms, hold))

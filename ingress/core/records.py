@@ -31,38 +31,34 @@ _UNKNOWN, _UNKNOWN_SOURCE = Status.UNKNOWN.value, UsageSource.UNKNOWN.value
 _encode_decision = msgspec.msgpack.Encoder().encode
 
 
-class Record:
+class Record(msgspec.Struct, eq=False):
     """Everything about one attempt that its events hold."""
 
-    __slots__ = (
-        "admitted_ms", "attempt", "context", "decision_id", "event", "event_id", "hold", "is_downgraded", "key",
-        "model_reported", "model_requested", "operation", "plan", "request_id", "streamed", "tried", "ttft_ms",
-    )  # fmt: skip
-
-    def __init__(self, event_id: bytes, operation: str, now_ms: int, context: Context) -> None:
-        """Begin the record of an attempt; `event_id` also names the request, unless `following` says otherwise."""
-        self.event_id = self.request_id = event_id
-        self.attempt = 1
-        """Which one of its request this is."""
-        self.tried: tuple[tuple[str, str], ...] = ()
-        """Providers and models of the attempts before."""
-        self.operation = operation
-        self.admitted_ms = now_ms
-        self.context = context
-        self.key: VirtualKey | None = None
-        self.plan: Plan | None = None
-        self.hold: Hold | None = None
-        self.decision_id = NO_ID
-        self.model_requested = self.model_reported = ""
-        self.streamed = self.is_downgraded = False
-        self.ttft_ms = -1
-        self.event: UsageEvent | None = None
-        """The terminal event, once there is one."""
+    event_id: bytes
+    request_id: bytes
+    """The `event_id` of its first attempt."""
+    operation: str
+    admitted_ms: int
+    context: Context
+    attempt: int = 1
+    """Which one of its request this is."""
+    tried: tuple[tuple[str, str], ...] = ()
+    """Providers and models of the attempts before."""
+    key: VirtualKey | None = None
+    plan: Plan | None = None
+    hold: Hold | None = None
+    decision_id: bytes = NO_ID
+    model_requested: str = ""
+    model_reported: str = ""
+    streamed: bool = False
+    is_downgraded: bool = False
+    ttft_ms: int = -1
+    event: UsageEvent | None = None
+    """The terminal event, once there is one."""
 
     def following(self, plan: Plan, event_id: bytes, now_ms: int) -> Record:
         """Return the record of the next attempt of the same request, which `plan` makes."""
-        found = Record(event_id, self.operation, now_ms, self.context)
-        found.request_id, found.attempt = self.request_id, self.attempt + 1
+        found = Record(event_id, self.request_id, self.operation, now_ms, self.context, self.attempt + 1)
         found.key, found.model_requested, found.streamed = self.key, self.model_requested, self.streamed
         if self.plan is not None:
             found.tried = (*self.tried, (self.plan.provider, self.plan.model))
@@ -86,10 +82,9 @@ class Record:
         """Return the header lines that every answer gets."""
         text = id_text(self.event_id)
         request = text if self.attempt == 1 else id_text(self.request_id)
-        return b"".join((
-            b"x-tollway-request-id: ", request, b"\r\nx-tollway-event-id: ", text,
-            b"\r\nx-tollway-policy-version: %d\r\n" % self.policy_version,
-        ))  # fmt: skip
+        return b"x-tollway-request-id: %b\r\nx-tollway-event-id: %b\r\nx-tollway-policy-version: %d\r\n" % (
+            request, text, self.policy_version,
+        )  # fmt: skip
 
     def admitted(self, tokens: int, nanos: int, now_ms: int) -> bytes:
         """Return the event that counts if this process dies before the end: charged as reserved."""

@@ -6,6 +6,8 @@ Knows where the request stands (waiting, on a connection, ended), not what is se
 import asyncio
 from typing import Protocol
 
+import msgspec
+
 from ingress.adapters.provider.port import ResponseSink
 
 
@@ -26,21 +28,18 @@ class AttemptOwner(Protocol):
         """Drop an attempt that waits for a connection; a no-op for one that has ended."""
 
 
-class PooledAttempt:
+class PooledAttempt(msgspec.Struct, eq=False):
     """One request on its way: waiting for a connection, or on one, or ended (see `port.Attempt`)."""
 
-    __slots__ = ("connection", "is_paused", "is_retried", "owner", "request", "since", "sink", "started")
-
-    def __init__(self, owner: AttemptOwner, request: bytes, sink: ResponseSink) -> None:
-        """Describe the request; `started` and `since` are set by the first sweep that sees it."""
-        self.owner = owner
-        self.request = request
-        self.sink = sink
-        self.connection: CarryingConnection | None = None
-        self.started = 0.0
-        self.since = 0.0
-        self.is_paused = False
-        self.is_retried = False
+    owner: AttemptOwner
+    request: bytes
+    sink: ResponseSink
+    connection: CarryingConnection | None = None
+    started: float = 0.0
+    """Set by the first sweep that sees it, as is `since`."""
+    since: float = 0.0
+    is_paused: bool = False
+    is_retried: bool = False
 
     @property
     def is_sent(self) -> bool:

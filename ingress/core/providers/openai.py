@@ -74,14 +74,19 @@ _FAULTS = (msgspec.MsgspecError, UnicodeError, RecursionError)
 def read_chat(fields: dict[str, Any]) -> Ask:
     """Understand the body of a chat completion; `InputError` names the field that is wrong."""
     stream = flag_field(fields, "stream")
-    newer = count_field(fields, "max_completion_tokens", MAX_ASKED_TOKENS)
-    older = count_field(fields, "max_tokens", MAX_ASKED_TOKENS)
+    newer = older = choices = None
+    if "max_completion_tokens" in fields:
+        newer = count_field(fields, "max_completion_tokens", MAX_ASKED_TOKENS)
+    if "max_tokens" in fields:
+        older = count_field(fields, "max_tokens", MAX_ASKED_TOKENS)
+    if "n" in fields:
+        choices = count_field(fields, "n", MAX_CHOICES)
     options = fields.get("stream_options")
     return Ask(
         text_field(fields, "model"),
         stream,
         older if newer is None else newer,
-        count_field(fields, "n", MAX_CHOICES) or 1,
+        choices or 1,
         not stream or (type(options) is dict and options.get("include_usage") is True),
     )
 

@@ -98,8 +98,10 @@ def report(
     served = tier_of(tier, odd)
     if usage is None:
         return Reported(name, None, False, "unreadable_usage", billed or {}, served, tuple(sorted(odd)))
+    beside = billed or {}
+    if usage.num_search_queries or usage.num_sources_used:
+        beside = _units(usage, billed)
     found, knows_input, knows_output = normalise(usage, has_output, odd)
-    beside = _units(usage, billed)
     return Reported(
         name, found, knows_input and knows_output, "", beside, served, tuple(sorted(odd)) if odd else (), "",
         knows_input, knows_output,
