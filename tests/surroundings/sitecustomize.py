@@ -7,7 +7,8 @@ broker is that of a proxy if there is one. Everything else of the process is as 
 `TOLLWAY_TEST_SURROUNDINGS` names a directory that holds, by role (`ingress-2`, `meter`, …):
 
 * `ROLE.clock`: nanoseconds that its clock is ahead, as eight bytes, signed, little-endian; may change at any time;
-* `ROLE.port`: the port of a proxy; the broker's own address is then left in `broker` for the proxy.
+* `ROLE.port`: the port of a proxy; the broker's own address is then left in `broker` for the proxy;
+* `ROLE.crash`: a place of `schemas.crash_points` for the next process of the role, which takes the file away.
 """
 
 from __future__ import annotations
@@ -47,11 +48,14 @@ def _go_by(port: str, place: Path) -> None:
 
 
 def _surround(place: Path, role: str) -> None:
-    clock, port = place / f"{role}.clock", place / f"{role}.port"
+    clock, port, crash = place / f"{role}.clock", place / f"{role}.port", place / f"{role}.crash"
     if clock.exists():
         _set_clock(clock)
     if port.exists():
         _go_by(port.read_text(), place)
+    if crash.exists():
+        os.environ["TOLLWAY_CRASH_AT"] = crash.read_text()
+        crash.unlink()
 
 
 if role := _role():
