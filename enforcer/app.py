@@ -202,7 +202,7 @@ def _readings(app: FastAPI, services: Services) -> None:
     @app.get("/v1/ledger")
     async def ledger() -> Response:
         """Return the sums that no rule has a part in."""
-        return _json({"rows": reports.ledger(views.quota)})
+        return _json({"rows": reports.ledger(views.quota), "hours": reports.hours(views.quota)})
 
     @app.get("/v1/blocks")
     async def blocks() -> Response:

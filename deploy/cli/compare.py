@@ -1,7 +1,8 @@
 """Compares ledgers: what clients were told, what the meter folded, what ClickHouse holds. Pure.
 
-A ledger is a mapping from key (`org=…/day=…` or `instance=…/epoch=…`) to integer sums. Two ledgers agree on a key
-when every sum is equal, to the nano-dollar; a key that a ledger should have and lacks counts as zeros.
+A ledger is a mapping from key (`org=…/day=…`, `instance=…/epoch=…` or `instance=…/epoch=…/hour=…`) to integer sums. Two
+ledgers agree on a key when every sum is equal, to the nano-dollar; a key that a ledger should have and lacks counts as
+zeros.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ Ledger = Mapping[str, Sums]
 
 FIELDS = ("events", "requests", "input_tokens", "output_tokens", "cost_nanos", "unpriced", "charge_nanos")
 """As `schemas.usage.Totals` has them."""
+HOUR = "/hour="
+NEVER = "~"
+"""Behind every hour."""
 METER, CLICKHOUSE, TOLD = "meter", "clickhouse", "told"
 METER_KEEPS_DAYS = 38
 """The meter forgets a day 40 days after it; older days are compared between ClickHouse's own tables alone, also where
@@ -38,6 +42,11 @@ class Comparison:
         return tuple(
             field for field in FIELDS if len({sums.get(field, 0) for sums in self.sums.values()}) > 1
         )  # fmt: skip
+
+    @property
+    def is_hour(self) -> bool:
+        """Whether it is of an hour of a run, which the run has in its sums."""
+        return HOUR in self.key
 
     @property
     def agrees(self) -> bool:
@@ -64,6 +73,28 @@ def add_up(rows: Iterable[Mapping[str, Any]], part: str) -> dict[str, dict[str, 
         for field in FIELDS:
             sums[field] += int(given.get(field, 0))
     return ledger
+
+
+def hours(rows: Iterable[Mapping[str, Any]], meter: Ledger, clickhouse: Ledger, since: str) -> list[Comparison]:
+    """Return a comparison for every hour that both keep, by run.
+
+    Args:
+        rows: the meter's ledger rows of runs; each says from which hour on the meter has all of it.
+        meter: its hours, those of all partitions added up.
+        clickhouse: ClickHouse's hours.
+        since: the first hour that ClickHouse was asked for, as keys have it.
+    """
+    begins: dict[str, str] = {}
+    for row in rows:
+        if row["key"].startswith("instance="):
+            kept = row.get("hours_from") or NEVER
+            begins[row["key"]] = max(begins.get(row["key"], since), kept)
+    compared = []
+    for key in sorted({*meter, *clickhouse}):
+        run, _, hour = key.rpartition(HOUR)
+        if hour >= begins.get(run, since):
+            compared.append(Comparison(key, {METER: meter.get(key, {}), CLICKHOUSE: clickhouse.get(key, {})}))
+    return compared
 
 
 def compare(
@@ -103,10 +134,10 @@ def _of_day(
 
 
 def total(comparisons: Iterable[Comparison], prefix: str) -> dict[str, dict[str, int]]:
-    """Return the sums of every ledger over all keys that begin with `prefix`."""
+    """Return the sums of every ledger over all keys that begin with `prefix`, hours left out."""
     totals: dict[str, dict[str, int]] = {}
     for comparison in comparisons:
-        if not comparison.key.startswith(prefix):
+        if not comparison.key.startswith(prefix) or comparison.is_hour:
             continue
         for name, sums in comparison.sums.items():
             into = totals.setdefault(name, dict.fromkeys(FIELDS, 0))

@@ -28,7 +28,9 @@ SUBJECT = "metering"
 LOOK_MS = 5_000
 """Ledgers are compared this often."""
 CONFIRM_MS = 10_000
-"""A difference of the meter's is one when it has been there for this long: those of the history come confirmed."""
+"""A difference of the meter's is one when it has been there for this long: those of the history come confirmed, and
+with them what the meter says of the same run."""
+HOUR = "/hour="
 LISTED = 5
 """Differences that an alert names."""
 
@@ -65,13 +67,19 @@ class Drift:
         return None if alert is None or alert.id in sent else alert
 
     def _look(self, now_ms: int) -> list[Difference]:
+        """Return what differs, hours first: nothing is named more widely than it is known."""
         found = [found for _, audit in sorted(self._audits.items()) for found in audit.differences]
         shards, audits = self._view.shards, self._audits
         ours = [different for shard in shards for different in of_shard(shard, audits.get(shard.partition))]
         ours += of_days(shards, audits)
         names = {f"{different.ledgers}/{different.key}/{different.partition}": different for different in ours}
         self._since = {name: self._since.get(name, now_ms) for name in names}
-        return found + [names[name] for name, since in self._since.items() if now_ms - since >= CONFIRM_MS]
+        known = {(different.partition, _run(different)) for different in found}
+        for name, different in names.items():
+            is_confirmed = now_ms - self._since[name] >= CONFIRM_MS
+            if is_confirmed or (different.partition, _run(different)) in known:
+                found.append(different)
+        return sorted(found, key=lambda different: HOUR not in different.key)
 
     def _is_news(self, last: Alert) -> bool:
         """Whether every audit is newer than it was when the incident began."""
@@ -91,6 +99,10 @@ class Drift:
             "remedy": "run tollway verify; it names what tollway verify --repair can mend",
         }  # fmt: skip
         return _event(METERING_DRIFT, name, now_ms, data)
+
+
+def _run(different: Difference) -> str:
+    return different.key.partition(HOUR)[0]
 
 
 def _event(kind: str, name: str, now_ms: int, data: dict[str, Any]) -> Alert:

@@ -15,6 +15,7 @@ from schemas.alerts import METERING_BEHIND, METERING_DRIFT, METERING_SILENT, Ale
 from schemas.ids import shard_of
 from schemas.policy import Policy
 from schemas.published import OVERSHOOT_BOUND
+from schemas.quota import LedgerState, hour_text
 from schemas.rows import Measure, scope_text
 
 Sample = tuple[str, tuple[str, ...], float]
@@ -99,18 +100,38 @@ def rules(policy: Policy | None) -> list[dict[str, Any]]:
 
 
 def ledger(view: QuotaView) -> list[dict[str, Any]]:
-    """Return all ledger entries. A key may be in several partitions; its sums add."""
+    """Return all ledger entries but those of hours. A key may be in several partitions; its sums add.
+
+    Of a run, `hours_from` is the first hour from which on `hours` has all of it, null if it has none.
+    """
     return [
         {
-            "partition": shard.partition,
-            "key": key,
-            "fence": fence,
-            "totals": _fields(entry.totals),
+            **_entry(shard, key, fence, entry),
             "told": None if entry.told is None else _fields(entry.told),
+            "hours_from": None if entry.hours_from is None else hour_text(entry.hours_from),
         }
-        for shard in view.shards
-        for key, (fence, entry) in sorted(shard.ledger.items())
+        for shard, key, fence, entry in _entries(view)
+        if entry.place is None
     ]
+
+
+def hours(view: QuotaView) -> list[dict[str, Any]]:
+    """Return the ledger entries of runs and hours. A key may be in several partitions; its sums add."""
+    return [
+        {**_entry(shard, key, fence, entry), "place": _fields(entry.place)}
+        for shard, key, fence, entry in _entries(view)
+        if entry.place is not None
+    ]
+
+
+def _entries(view: QuotaView) -> Iterator[tuple[Shard, str, int, LedgerState]]:
+    for shard in view.shards:
+        for key, (fence, entry) in sorted(shard.ledger.items()):
+            yield shard, key, fence, entry
+
+
+def _entry(shard: Shard, key: str, fence: int, entry: LedgerState) -> dict[str, Any]:
+    return {"partition": shard.partition, "key": key, "fence": fence, "totals": _fields(entry.totals)}
 
 
 def shard_status(shard: Shard, lag: int | None, now_ms: int) -> dict[str, Any]:

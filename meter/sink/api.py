@@ -24,13 +24,14 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from meter.sink import audit_routes, cost_routes, refusals
 from meter.sink.auditor import Auditor
-from meter.sink.core import avoided, ledger, report, usage_pages
+from meter.sink.core import audit, avoided, ledger, newest, report, usage_pages
 from meter.sink.core.errors import BadQuery, StoreUnavailable
 from meter.sink.lane import LaneStatus
 from meter.sink.refusals import Refused
 from meter.sink.repair import Repairer
 from meter.sink.store import Store
 from meter.sink.telemetry import Metrics
+from schemas.quota import hour_text
 
 FIRST_ROW = "SELECT * FROM enforcement_decisions FINAL WHERE id = {id:UUID} LIMIT 1"
 COUNT = "SELECT sum(rows) FROM system.parts WHERE active AND database = currentDatabase() AND table = {name:String}"
@@ -204,18 +205,23 @@ def _faulty(faults: list[report.Fault]) -> Refused:
 def _accounts(app: APIRouter, history: History) -> None:
     @app.get("/ledger")
     def ledgers(exact: bool = False) -> dict[str, Any]:
-        """Return integer sums by organisation and day, and by run; `exact`: from every event instead of the rollups.
+        """Return integer sums by organisation and day, by run, and by run and hour since the beginning of yesterday.
 
-        That the rollups are what the events add up to is what the audit is for.
+        `exact`: from every event instead of the rollups. That these are what the events add up to is what the audit is
+        for.
         """
         by_day = ledger.BY_DAY if exact else ledger.ROLLUP_BY_DAY
         by_run = ledger.RAW_BY_RUN if exact else ledger.BY_RUN
+        by_hour = ledger.RAW_BY_HOUR if exact else ledger.BY_HOUR
+        since_s = newest.since_s(int(time.time()))
         with _asking(history, "ledger"):
             rows = history.store.rows
             return {
                 "events": ledger.by_day(rows(by_day)) + ledger.by_run(rows(by_run)),
                 "rollups": ledger.by_day(rows(ledger.ROLLUP_BY_DAY)),
                 "actors": ledger.by_day(rows(ledger.ACTORS_BY_DAY)),
+                "hours": ledger.by_hour(rows(by_hour, {"since": since_s})),
+                "hours_from": hour_text(since_s // audit.HOUR_S),
             }
 
     @app.get("/decisions/{decision_id}")

@@ -252,6 +252,9 @@ def test_ledgers_agree_with_the_sums_of_the_contract(store: ClickHouse) -> None:
         assert {account["key"]: account["totals"] for account in ledger.by_day(store.rows(sql))} == expected
     by_run = ledger.by_run(store.rows(ledger.BY_RUN))
     assert by_run == [{"key": "instance=ingress-1/epoch=1", "totals": as_dict(events)}]
+    for sql in (ledger.BY_HOUR, ledger.RAW_BY_HOUR):
+        by_hour = ledger.by_hour(store.rows(sql, {"since": MONTH_END_MS // 1000}))
+        assert by_hour == [{"key": "instance=ingress-1/epoch=1/hour=2026-12-01T00Z", "totals": as_dict([events[2]])}]
 
 
 def as_dict(events: list[UsageEvent]) -> dict[str, int]:

@@ -14,7 +14,7 @@ import pytest
 
 from schemas.codec import decode_json, encode_record
 from schemas.deadletters import DeadLetter
-from schemas.quota import Snapshot
+from schemas.quota import Snapshot, hour_key, run_key
 from schemas.usage import Batch, Gauge, Totals, Want
 from tests.fixtures.broker import Broker
 from tests.integration.meter_lab import Lab, MeterProcess, laboratory, until
@@ -62,8 +62,9 @@ class Traffic:
             events.append(event(keys, f"acme{partition}", amount, now_ms, amount))
             for key in keys:
                 self.rows[key] += amount
-            for entry in (f"org=acme{partition}/day={time.strftime('%Y-%m-%d', time.gmtime(now_ms / 1000))}",
-                          f"instance={name}/epoch={partition + 1}"):  # fmt: skip
+            run = run_key(name, partition + 1)
+            for entry in (f"org=acme{partition}/day={time.strftime('%Y-%m-%d', time.gmtime(now_ms / 1000))}", run,
+                          hour_key(run, now_ms // 3_600_000)):  # fmt: skip
                 totals = self.ledger[entry]
                 totals.events += 1
                 totals.requests += 1

@@ -7,6 +7,8 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+from schemas.quota import hour_key, run_key
+
 FIELDS = ("events", "requests", "input_tokens", "output_tokens", "cost_nanos", "unpriced", "charge_nanos")
 """As `schemas.usage.Totals` has them."""
 
@@ -31,6 +33,17 @@ BY_RUN = """
         sum(t.cost_usd), sum(t.unpriced), sum(t.charge_usd)
     FROM usage_ledger_hourly AS t GROUP BY t.instance, t.epoch
 """
+_SINCE = "toDateTime({since:Int64}, 'UTC')"
+RAW_BY_HOUR = f"""
+    SELECT t.instance, t.epoch, toUnixTimestamp(toStartOfHour(toDateTime(t.occurred_at, 'UTC'))) AS hour, {_RAW}
+    FROM usage_events AS t FINAL WHERE t.occurred_at >= toDateTime64({{since:Int64}}, 3, 'UTC')
+    GROUP BY t.instance, t.epoch, hour
+"""  # noqa: S608
+BY_HOUR = f"""
+    SELECT t.instance, t.epoch, toUnixTimestamp(t.hour), sum(t.events), sum(t.requests), sum(t.input_tokens),
+        sum(t.output_tokens), sum(t.cost_usd), sum(t.unpriced), sum(t.charge_usd)
+    FROM usage_ledger_hourly AS t WHERE t.hour >= {_SINCE} GROUP BY t.instance, t.epoch, t.hour
+"""  # noqa: S608
 ROLLUP_BY_DAY = f"SELECT t.org, toDate(t.hour, 'UTC') AS day, {_ROLLUP} FROM usage_hourly AS t GROUP BY t.org, day"  # noqa: S608
 ACTORS_BY_DAY = f"SELECT t.org, t.day, {_ROLLUP} FROM usage_daily_actor AS t GROUP BY t.org, t.day"  # noqa: S608
 
@@ -46,6 +59,14 @@ def by_day(rows: Iterable[Sequence[Any]]) -> list[Account]:
 def by_run(rows: Iterable[Sequence[Any]]) -> list[Account]:
     """Return accounts `instance=<id>/epoch=<n>` of rows (instance, epoch, sums…), in the order of their keys."""
     return _accounts((f"instance={instance}/epoch={epoch}", sums) for instance, epoch, *sums in rows)
+
+
+def by_hour(rows: Iterable[Sequence[Any]]) -> list[Account]:
+    """Return accounts `instance=<id>/epoch=<n>/hour=<YYYY-MM-DDTHHZ>` of rows (instance, epoch, unix s, sums…)."""
+    return _accounts(
+        (hour_key(run_key(str(instance), int(epoch)), int(hour) // 3_600), sums)
+        for instance, epoch, hour, *sums in rows
+    )
 
 
 def _accounts(found: Iterable[tuple[str, Sequence[Any]]]) -> list[Account]:

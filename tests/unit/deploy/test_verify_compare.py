@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deploy.cli.compare import FIELDS, Comparison, add_up, compare, total
+from deploy.cli.compare import FIELDS, Comparison, add_up, compare, hours, total
 
 TODAY = date(2026, 11, 21)
 ORG = "org=acme/day=2026-11-21"
@@ -96,3 +96,14 @@ def test_rows_of_several_partitions_add_up() -> None:
 def test_totals_are_over_the_keys_asked_for() -> None:
     """The totals of organisations do not count instances again."""
     assert total(all_four(), "org=") == {"meter": ONE, "clickhouse": ONE, "rollups": ONE}
+
+
+def test_hours_are_compared_from_where_both_have_them() -> None:
+    """Of a run in several partitions from the last of them on; a run that the meter has nothing of, in all."""
+    noon, one = f"{INSTANCE}/hour=2026-11-21T12Z", f"{INSTANCE}/hour=2026-11-21T13Z"
+    other = "instance=ingress-2/epoch=1/hour=2026-11-21T12Z"
+    rows = [{"key": INSTANCE, "hours_from": text} for text in ("2026-11-19T13Z", "2026-11-21T13Z")]
+    found = hours(rows, {noon: ONE, one: ONE}, {one: ONE, other: ONE}, "2026-11-20T00Z")
+    assert [(item.key, item.agrees) for item in found] == [(one, True), (other, False)]
+    assert hours([{"key": INSTANCE, "hours_from": None}], {noon: ONE}, {}, "2026-11-20T00Z") == []
+    assert hours(rows[:1], {noon: ONE}, {}, "2026-11-21T13Z") == []

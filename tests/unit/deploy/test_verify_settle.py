@@ -35,8 +35,9 @@ def accounts(events: int) -> list[dict[str, Any]]:
 def at(meter: int, stored: int, pending: int = 0, down: tuple[str, ...] = (), away: str = "") -> Reading:
     """Return a reading in which the meter and ClickHouse have so many events."""
     rows = [{**account, "told": None} for account in accounts(meter)]
-    history = {"events": accounts(stored), "rollups": accounts(stored), "actors": accounts(stored)}
-    return reading({"rows": rows}, history, pending, down, date(2026, 11, 21), away)
+    history = {"events": accounts(stored), "rollups": accounts(stored), "actors": accounts(stored), "hours": [],
+               "hours_from": "2026-11-20T00Z"}  # fmt: skip
+    return reading({"rows": rows, "hours": []}, history, pending, down, date(2026, 11, 21), away)
 
 
 def settled(readings: list[Reading], timeout_s: float = 60) -> tuple[Reading, bool, float, list[str]]:
@@ -131,6 +132,21 @@ def test_the_result_as_text_and_json() -> None:
 
 def test_no_usage_is_in_order() -> None:
     """An unused deployment agrees with itself."""
-    empty = reading({"rows": []}, {"events": [], "rollups": [], "actors": []}, 0, (), date(2026, 11, 21))
+    nothing = {"events": [], "rollups": [], "actors": [], "hours": [], "hours_from": "2026-11-20T00Z"}
+    empty = reading({"rows": [], "hours": []}, nothing, 0, (), date(2026, 11, 21))
     assert empty.agrees
     assert as_text(empty, quiet=True) == "no usage yet"
+
+
+def test_an_hour_that_differs_is_what_is_named() -> None:
+    """The hour comes before its run; hours that agree are counted, and not shown."""
+    run, noon, one = "instance=ingress-1/epoch=7", "/hour=2026-11-21T12Z", "/hour=2026-11-21T13Z"
+    few, more = ({**dict.fromkeys(FIELDS, 0), "events": events} for events in (4, 5))
+    rows = [{"key": run, "totals": more, "told": more, "hours_from": "2026-11-19T12Z"}]
+    history = {"events": [{"key": run, "totals": few}], "rollups": [], "actors": [], "hours_from": "2026-11-20T00Z",
+               "hours": [{"key": run + noon, "totals": few}, {"key": run + one, "totals": few}]}  # fmt: skip
+    hours = [{"key": run + noon, "totals": more}, {"key": run + one, "totals": few}]
+    found = reading({"rows": rows, "hours": hours}, history, 0, (), date(2026, 11, 21))
+    assert as_object(found, True, 0)["first_difference"] == f"{run}{noon}: events: meter 5, clickhouse 4"
+    assert as_object(found, True, 0)["instances"]["meter"]["events"] == 5
+    assert [noon in (text := as_text(found, True)), one in text] == [True, False]

@@ -184,3 +184,17 @@ def test_a_day_is_compared_where_all_its_hours_are_of_the_same_records() -> None
     assert len(found(hours(TEN), an_audit(TEN, told=busy, **of_day), ours)) == 1
     assert found(hours(TEN), an_audit(TEN, told=busy, position=30, **of_day), ours) == []
     assert found(hours(TEN), an_audit(TEN, days=[DaySums("acme", day, TEN)]), ours) == [], "the history cannot say"
+
+
+def test_of_what_the_history_has_found_the_meter_tells_the_hour_at_once() -> None:
+    """A run whose rows do not add up to what it told: which hour lacks them is in the first alert, and comes first."""
+    world = World()
+    ledger = [*hours(TEN), LedgerState(RUN, TEN, TEN, hours_from=HOUR - 48)]
+    world.view.merge(Snapshot(0, "p", 1, 50, 0, 0, True, 0, 1, [], [], ledger), 0)
+    lacking = Difference("told ≠ history", RUN, {"events": [10, 9]}, 0, 5, 9, 25, 49)
+    world.audits[0] = msgspec.structs.replace(an_audit(NINE), differences=[lacking])
+    assert world.judge() == METERING_DRIFT
+    assert world.last is not None
+    assert world.last.data["key"] == f"{RUN}/hour=2026-11-21T12Z"
+    assert world.last.data["offsets"] == [19, 30]
+    assert [text.partition(":")[0] for text in world.last.data["listed"]] == ["meter ≠ history", "told ≠ history"]

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from enforcer.core.quota import QuotaView
-from enforcer.core.reports import budget_samples, budgets, ledger, limits, quantile, rules, shard_status, usage
+from enforcer.core.reports import (
+    budget_samples,
+    budgets,
+    hours,
+    ledger,
+    limits,
+    quantile,
+    rules,
+    shard_status,
+    usage,
+)
 from schemas.published import OVERSHOOT_BOUND
-from schemas.quota import LedgerState, Member, RowState, Snapshot, Weight
+from schemas.quota import LedgerState, Member, Place, RowState, Snapshot, Weight
 from schemas.usage import Totals
 from tests.unit.enforcer.enforcer_parts import DOCUMENT, LAST_MONTH, MONTH, NOW_MS, NOW_S, USD, policy, row
 
@@ -57,6 +67,16 @@ def test_ledgers_are_shown_with_all_their_sums() -> None:
     entry = LedgerState("instance=i/epoch=2", Totals(events=1), told)
     found = ledger(_view(ledger=[entry]))[0]
     assert (found["totals"]["events"], found["told"]["cost_nanos"], found["partition"]) == (1, 9, 0)
+
+
+def test_hours_are_shown_beside_their_runs() -> None:
+    """With the place of their events; of a run, from which hour on that is all of them."""
+    run = LedgerState("instance=i/epoch=2", Totals(events=1), Totals(), hours_from=498_684)
+    of_hour = LedgerState(f"{run.key}/hour=2026-11-21T12Z", Totals(events=1), None, Place(1, 2, 3, 4))
+    view = _view(ledger=[of_hour, run])
+    assert [(entry["key"], entry["hours_from"]) for entry in ledger(view)] == [(run.key, "2026-11-21T12Z")]
+    (found,) = hours(view)
+    assert (found["key"], found["totals"]["events"], found["place"]["last_offset"]) == (of_hour.key, 1, 4)
 
 
 def test_a_partition_says_how_current_it_is_and_who_shares_it() -> None:
