@@ -1,4 +1,4 @@
-"""What is around processes under test: clocks that jump, a broker out of reach, a place at which to die."""
+"""What is around processes under test: clocks that jump, a broker out of reach, places to die at."""
 
 from __future__ import annotations
 
@@ -34,19 +34,9 @@ class Surroundings:
         (self.place / f"{role}.port").write_text(str(proxy.port))
         return proxy
 
-    def crash(self, role: str, place: str) -> None:
-        """Let the next process of a role kill itself at a place of `schemas.crash_points`."""
-        file = self._crash(role)
-        new = file.with_suffix(".new")
-        new.write_text(place)
-        new.rename(file)
-
-    def is_armed(self, role: str) -> bool:
-        """Tell whether a process of the role has been told where to kill itself."""
-        return not self._crash(role).exists()
-
-    def _crash(self, role: str) -> Path:
-        return self.place / f"{role}.crash"
+    def crash(self, role: str, *places: str) -> None:
+        """Let the next processes of a role, which is not running yet, kill themselves: one each, at these places."""
+        (self.place / f"{role}.crash").write_text("".join(f"{place}\n" for place in places))
 
     def close(self) -> None:
         """End the proxies."""

@@ -8,7 +8,7 @@ broker is that of a proxy if there is one. Everything else of the process is as 
 
 * `ROLE.clock`: nanoseconds that its clock is ahead, as eight bytes, signed, little-endian; may change at any time;
 * `ROLE.port`: the port of a proxy; the broker's own address is then left in `broker` for the proxy;
-* `ROLE.crash`: a place of `schemas.crash_points` for the next process of the role, which takes the file away.
+* `ROLE.crash`: places of `schemas.crash_points`, a line each; every process of the role takes the first away.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def _surround(place: Path, role: str) -> None:
         _set_clock(clock)
     if port.exists():
         _go_by(port.read_text(), place)
-    if crash.exists():
-        os.environ["TOLLWAY_CRASH_AT"] = crash.read_text()
-        crash.unlink()
+    if crash.exists() and (points := crash.read_text().splitlines()):
+        os.environ["TOLLWAY_CRASH_AT"] = points.pop(0)
+        crash.write_text("".join(f"{point}\n" for point in points))
 
 
 if role := _role():
