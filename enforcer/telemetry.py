@@ -79,7 +79,8 @@ CATALOGUE: tuple[Entry, ...] = (
         "batch_sightings",
         "counter",
         "What replicas saw of batches, by what came of it: `charged`, `noted`, `known` if it says nothing new, "
-        "`no_batch` for a file of no known batch, `malformed`.",
+        "`no_batch` for a file of no known batch, "
+        "`before` for batches of before our time, `malformed`.",
         ("outcome",),
     ),
     Entry("evaluations", "counter", "Times that thresholds and blocks were judged."),

@@ -9,6 +9,8 @@ step counts from when it is written, its records included, so a sighting that is
 * A batch is charged as a whole, if its provider told the sum and none of its lines was charged before; or by its lines.
   Whatever is first stands: the other is ignored for ever.
 * It belongs to whoever created it. One that nobody was seen creating belongs to whoever was seen first with it.
+* One that nobody was seen creating, and that was over for long when it was first seen, is not charged: whoever lists an
+  account for the first time must not be charged for all that it did before.
 * Lines of a file belong to the batch that names the file. A file that no known batch names is none of a batch.
 
 Sums of steps are bounded, because a step is one record: a sighting with more lines makes several steps, and is dealt
@@ -23,7 +25,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from enforcer.core.batch_events import Usage, Writer, is_summable, of_line, of_total
+from enforcer.core.batch_events import BEFORE_SEEN_MS, Usage, Writer, is_summable, of_line, of_total
 from enforcer.core.batch_run import Cutter, is_over
 from enforcer.core.batch_terms import Terms
 from schemas.batches import BatchRun, BatchSeen, Book, LinesSeen, Sighting, Step
@@ -51,6 +53,8 @@ class Outcome(enum.StrEnum):
     """Nothing was charged, but more is known of the batch."""
     KNOWN = "known"
     """It says nothing new, or nothing that counts any more."""
+    BEFORE = "before"
+    """The batch was over before anything passed through us."""
     NO_BATCH = "no_batch"
     """The file is none of a known batch."""
     MALFORMED = "malformed"
@@ -158,7 +162,8 @@ def _batch_seen(state: Charged, seen: BatchSeen, offset: int, terms: Terms, now_
     book = _known(seen) if before is None else _told(before, seen)
     total = seen.total if seen.is_over and not book.charged else None
     has_used = total is not None and (total.total or seen.requests)
-    if total is not None and has_used and is_summable(terms, book, seen.model or book.model):
+    is_due = total is not None and has_used and not _is_from_before(book)
+    if total is not None and is_due and is_summable(terms, book, seen.model or book.model):
         return _charge(state, book, AS_TOTAL, [(b"", of_total(book, seen, total))], offset, terms, now_ms)
     if book == before:
         return Folded(Outcome.KNOWN)
@@ -172,6 +177,8 @@ def _lines_seen(state: Charged, seen: LinesSeen, offset: int, terms: Terms, now_
     book = state.books.get(name) or Book(seen.provider, name[1], seen.attribution, False, seen.seen_ms)
     if book.charged == AS_TOTAL:
         return Folded(Outcome.KNOWN)
+    if not book.charged and _is_from_before(book):
+        return Folded(Outcome.BEFORE)
     charged = state.lines(name)
     lines = {line.id: line for line in seen.lines if len(line.id) == ID_BYTES and line.id not in charged}
     if not lines:
@@ -197,6 +204,11 @@ def _charge(
     cutter = Cutter(state.run, now_ms, terms.version)
     records = [*cutter.renew(), *cutter.cut(shard_of(writer.org, terms.partitions), events)]
     return Folded(Outcome.CHARGED, Step(position, _with(book, how, events), bytes(ids), cutter.run, records))
+
+
+def _is_from_before(book: Book) -> bool:
+    """Tell whether a batch of unknown origin was over long before it was first seen."""
+    return not book.is_owned and 0 < book.ended_ms < book.first_seen_ms - BEFORE_SEEN_MS
 
 
 def _known(seen: BatchSeen) -> Book:

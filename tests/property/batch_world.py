@@ -148,34 +148,62 @@ class Told(NamedTuple):
     requests: int
 
 
+class Naive:
+    """An account that remembers everything that was seen, and asks it anew each time."""
+
+    def __init__(self) -> None:
+        self.told: dict[tuple[str, str, bytes], Told] = {}
+        self._owners: dict[tuple[str, str], bytes] = {}
+        self._created: set[tuple[str, str]] = set()
+        self._files: dict[tuple[str, str], str] = {}
+        self._first_ms: dict[tuple[str, str], int] = {}
+        self._ended_ms: dict[tuple[str, str], int] = {}
+
+    def see(self, seen: Sighting) -> None:
+        """Take what was seen."""
+        if isinstance(seen, LinesSeen):
+            name = (seen.provider, seen.batch_id or self._files.get((seen.provider, seen.file_id), ""))
+            if name[1] and (seen.lines or name in self._owners):
+                self._meet(name, seen)
+                self._lines(name, seen)
+            return
+        name = (seen.provider, seen.batch_id)
+        self._meet(name, seen)
+        self._files.update({(seen.provider, file_id): seen.batch_id for file_id in seen.file_ids})
+        if seen.ended_ms:
+            self._ended_ms.setdefault(name, seen.ended_ms)
+        if seen.is_created and name not in self._created:
+            self._created.add(name)
+            self._owners[name] = bytes(seen.attribution)
+        is_whole = seen.total is not None and seen.model != "gpt-5-long" and not self._is_begun(name)
+        if is_whole and seen.total is not None and not self._is_past(name):
+            self.told[(*name, b"")] = Told(self._owners[name], seen.total, seen.requests)
+
+    def _meet(self, name: tuple[str, str], seen: Sighting) -> None:
+        self._owners.setdefault(name, bytes(seen.attribution))
+        self._first_ms.setdefault(name, seen.seen_ms)
+
+    def _lines(self, name: tuple[str, str], seen: LinesSeen) -> None:
+        if (*name, b"") in self.told or (not self._is_begun(name) and self._is_past(name)):
+            return
+        for line in seen.lines:
+            if line.usage is not None:
+                self.told.setdefault((*name, line.id), Told(self._owners[name], line.usage, 1))
+
+    def _is_begun(self, name: tuple[str, str]) -> bool:
+        return any(key[:2] == name for key in self.told)
+
+    def _is_past(self, name: tuple[str, str]) -> bool:
+        first_ms = self._first_ms[name]
+        return name not in self._created and self._ended_ms.get(name, first_ms) < first_ms - 2 * DAY_MS
+
+
 def account(log: list[Sighting]) -> dict[tuple[str, str, bytes], Told]:
     """Return by (provider, batch, line) what has to be charged: empty ids stand for a batch as a whole."""
-    owners: dict[tuple[str, str], bytes] = {}
-    created: set[tuple[str, str]] = set()
-    files: dict[tuple[str, str], str] = {}
-    told: dict[tuple[str, str, bytes], Told] = {}
+    naive = Naive()
     for seen in log:
-        batch = seen.batch_id
-        if isinstance(seen, LinesSeen):
-            batch = batch or files.get((seen.provider, seen.file_id), "")
-        name = (seen.provider, batch)
-        if not batch or (isinstance(seen, LinesSeen) and not seen.lines and name not in owners):
-            continue
-        owners.setdefault(name, bytes(seen.attribution))
-        if isinstance(seen, LinesSeen):
-            for line in seen.lines:
-                if (*name, b"") not in told and line.usage is not None:
-                    told.setdefault((*name, line.id), Told(owners[name], line.usage, 1))
-            continue
-        if seen.is_created and name not in created:
-            created.add(name)
-            owners[name] = bytes(seen.attribution)
-        for file_id in seen.file_ids:
-            files[seen.provider, file_id] = batch
-        is_begun = any(key[:2] == name for key in told)
-        if seen.total is not None and seen.model != "gpt-5-long" and not is_begun:
-            told[(*name, b"")] = Told(owners[name], seen.total, seen.requests)
-    return told
+        naive.see(seen)
+    return naive.told
 
 
 class Killed(Exception):

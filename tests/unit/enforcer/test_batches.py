@@ -93,6 +93,19 @@ def test_a_batch_belongs_to_whom_created_it_and_else_to_who_was_seen_first() -> 
     assert (first.detail.flags, second.detail.flags) == (("batch_found",), ())
 
 
+def test_the_past_of_an_account_is_nobodys() -> None:
+    """A batch of unknown origin that was over for days when it was first listed is not charged, in any way, ever."""
+    desk, ended_ms = Desk(), START_MS - 50 * 3_600_000
+    old = BatchSeen("openai", "batch_a", START_MS, OWNERS[0], False, "chat.completions", True, ended_ms, ("file-a",),
+                    "gpt-5-mini", TokenUsage(100, 10), 3)  # fmt: skip
+    assert (desk.see(old)[1], desk.see(lines(line(1)))) == ([], (Folded(Outcome.BEFORE), []))
+    recent = msgspec.structs.replace(old, batch_id="batch_b", ended_ms=ended_ms + 3 * 3_600_000)
+    (event,) = desk.see(recent)[1]
+    assert event.charge_tokens == 110
+    (owned,) = desk.see(msgspec.structs.replace(old, is_created=True))[1]
+    assert owned.charge_tokens == 110
+
+
 def test_lines_of_a_file_belong_to_the_batch_that_names_it() -> None:
     """A file that no batch names is none of a batch; once it is named, its lines are charged when seen again."""
     desk = Desk()
