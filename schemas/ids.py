@@ -13,6 +13,9 @@ KEY_PREFIX = "tw-"
 
 ID_BYTES = 16
 NO_ID = bytes(ID_BYTES)
+_RANDOM_BITS = bytes.fromhex("0fff3fffffffffffffff")
+_FIXED_BITS = bytes.fromhex("70008000000000000000")
+"""Version and variant of a UUIDv7, behind its time."""
 
 
 def uuid7(now_ms: int, random: bytes) -> bytes:
@@ -20,6 +23,15 @@ def uuid7(now_ms: int, random: bytes) -> bytes:
     noise = int.from_bytes(random[:10], "big")
     value = (now_ms & 0xFFFFFFFFFFFF) << 80 | 0x7 << 76 | ((noise >> 62) & 0xFFF) << 64
     return (value | 0x2 << 62 | (noise & 0x3FFFFFFFFFFFFFFF)).to_bytes(16, "big")
+
+
+def uuid7_ends(random: bytes) -> list[bytes]:
+    """Return what follows the six bytes of time in UUIDv7s: one for each 10 `random` bytes, 74 bits of them used."""
+    count = len(random) // 10
+    noise = int.from_bytes(random[: 10 * count], "big")
+    ends = (noise & int.from_bytes(_RANDOM_BITS * count, "big")) | int.from_bytes(_FIXED_BITS * count, "big")
+    found = ends.to_bytes(10 * count, "big")
+    return [found[at : at + 10] for at in range(0, len(found), 10)]
 
 
 def format_id(value: bytes) -> str:

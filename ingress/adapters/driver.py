@@ -26,7 +26,7 @@ from ingress.core.protocols import Operation
 from ingress.core.verdicts import Denied
 from ingress.core.waiting import Ticket
 from schemas.batches import Sighting
-from schemas.ids import uuid7
+from schemas.ids import uuid7_ends
 from schemas.published import MOST_DRAINS
 
 if TYPE_CHECKING:
@@ -283,11 +283,17 @@ class Driver:
 
     def record_admitted(self, partition: int, event: bytes, decisions: tuple[bytes, ...]) -> None:
         """Write the admission to the journal."""
-        self.services.journal.admitted(partition, event, self._admitted, *decisions)
+        if decisions:
+            self.services.journal.admitted(partition, event, self._admitted, *decisions)
+        else:
+            self.services.journal.admitted(partition, event, self._admitted)
 
     def record_terminal(self, partition: int, event: bytes, decisions: tuple[bytes, ...]) -> None:
         """Write the end to the journal."""
-        self.services.journal.terminal(partition, event, self._ended, *decisions)
+        if decisions:
+            self.services.journal.terminal(partition, event, self._ended, *decisions)
+        else:
+            self.services.journal.terminal(partition, event, self._ended)
 
     def record_attempt(self, partition: int, event: bytes) -> None:
         """Write the end of an attempt to the journal that is not the last one."""
@@ -450,6 +456,5 @@ class IdSource:
     def __call__(self, now_ms: int) -> bytes:
         """Return a new id for unix milliseconds `now_ms`."""
         if not self._ends:
-            noise = os.urandom(2560)
-            self._ends = [uuid7(0, noise[at : at + 10])[6:] for at in range(0, len(noise), 10)]
+            self._ends = uuid7_ends(os.urandom(2560))
         return now_ms.to_bytes(6, "big") + self._ends.pop()

@@ -82,7 +82,7 @@ class Reservation:
         strict, price = plan.is_strict, plan.reserve_price
         self.profile = profile
         self._price = price
-        self._writes_cache = b'"cache_control"' in body
+        self._writes_cache = body.find(b'"cache_control"') >= 0  # which is quicker than `in`
         self._is_cut_off = ask.stream and plan.cuts_off
         self._can_shrink = has_output and ask.output_tokens is None and not strict
         found = reserved_input(body, SCALE if strict else profile.model.prompt.bound)

@@ -25,6 +25,7 @@ ERROR_MARK = b'"error"'
 """Bytes that every event with an error holds, in all protocols."""
 
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
+_LF, _CR = 10, 13
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -95,7 +96,7 @@ class EventRelay:
             return b""
         tail = self._tail
         if tail:
-            if b"\n" not in data and b"\r" not in data and tail[-1:] != b"\r":
+            if _LF not in data and _CR not in data and tail[-1] != _CR:
                 return self._wait(data)
             tail = self._whole_tail()
             seen = len(tail) - 3
@@ -107,8 +108,9 @@ class EventRelay:
             data = self._whole_events(data, max(seen, 0))
             if not data:
                 return b""
+        # `find`, because `in` takes longer: it tries to read the mark as a number first.
         mark = self._usage_mark
-        if self._end_mark in data or (mark is not None and mark in data):
+        if data.find(self._end_mark) >= 0 or (mark is not None and data.find(mark) >= 0):
             data, block = self._look(data), data
             self._last = block
             return data
@@ -158,7 +160,7 @@ class EventRelay:
     def _whole_events(self, data: bytes, seen: int) -> bytes:
         """Return the part of `data` that ends with an event, and keep the rest; `seen` has no event's end."""
         cut = data.rfind(b"\n\n", seen) + 2
-        if b"\r" in data:
+        if _CR in data:
             cut = 0
             for match in _BLANK_LINE.finditer(data, seen):
                 cut = match.end()
@@ -211,7 +213,7 @@ def split_events(block: bytes) -> list[bytes]:
     """Return the events of a block, each with the blank line that ends it."""
     events: list[bytes] = []
     start = 0
-    if b"\r" not in block:
+    if _CR not in block:
         while (end := block.find(b"\n\n", start)) >= 0:
             events.append(block[start : end + 2])
             start = end + 2
@@ -228,6 +230,6 @@ def split_events(block: bytes) -> list[bytes]:
 
 def data_of(event: bytes) -> bytes:
     """Return the data of an event: its `data:` lines, joined by line feeds."""
-    parts = _LINE_END.split(event) if b"\r" in event else event.split(b"\n")
+    parts = _LINE_END.split(event) if _CR in event else event.split(b"\n")
     lines = [line[5:].removeprefix(b" ") for line in parts if line.startswith(b"data:")]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)

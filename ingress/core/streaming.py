@@ -255,7 +255,7 @@ class Outflow:
 def _texts_of(block: bytes, mark: bytes) -> list[int]:
     """Return the lengths of the texts that begin with `mark`."""
     _, *rest = block.split(mark)
-    if b"\\" not in block:
+    if _BACKSLASH not in block:
         return [text.find(b'"') for text in rest]
     found = []
     for text in rest:

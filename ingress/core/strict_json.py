@@ -14,6 +14,7 @@ import msgspec
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
+_BACKSLASH = 0x5C
 _ESCAPED_COLONS = (b"\\u003a", b"\\u003A")
 
 
@@ -38,7 +39,9 @@ def read_object(body: bytes) -> dict[str, Any]:
         raise InputError("the body is nested too deeply") from None
     if not isinstance(found, dict):
         raise InputError(f"the body is a JSON {_kind(found)}; it must be an object")
-    if body.count(b":") != again.count(b":") or (b"\\" in body and any(colon in body for colon in _ESCAPED_COLONS)):
+    if body.count(b":") != again.count(b":") or (
+        _BACKSLASH in body and any(colon in body for colon in _ESCAPED_COLONS)
+    ):
         _refuse_duplicates(body)
     return found
 

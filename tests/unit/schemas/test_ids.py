@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from schemas.ids import KEY_PREFIX, format_id, new_secret, parse_id, secret_hash, shard_of, uuid7
+from schemas.ids import KEY_PREFIX, format_id, new_secret, parse_id, secret_hash, shard_of, uuid7, uuid7_ends
 
 SHARDS = [2, 2, 0, 3]
 
@@ -54,3 +54,15 @@ def test_an_organisation_never_changes_its_shard() -> None:
     """These numbers are frozen: another function would move counts between partitions."""
     assert [shard_of(org, 4) for org in ("acme", "globex", "", "ümläut")] == SHARDS
     assert all(shard_of(f"org{number}", 1) == 0 for number in range(9))
+
+
+def test_ends_made_ahead_are_those_of_uuid7s() -> None:
+    """Each is what `uuid7` makes of some random bytes, every random bit counts, and a rest makes none."""
+    for fill in (bytes(30), b"\xff" * 30, bytes(range(30))):
+        ends = uuid7_ends(fill + b"rest")
+        assert len(ends) == 3
+        for end in ends:
+            value = uuid.UUID(bytes=bytes(6) + end)
+            assert (value.version, value.variant) == (7, uuid.RFC_4122)
+    bits = {uuid7_ends((1 << bit).to_bytes(10, "big"))[0] for bit in range(80)}
+    assert len(bits) == 74 + 1, "74 bits are random; the six others change nothing"
