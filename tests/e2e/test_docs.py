@@ -21,7 +21,7 @@ from tests.e2e.docs import PAGES, ROOT, Block, blocks, commands, make_targets
 from tests.e2e.stack import Stack, environment
 
 SHELL = blocks("sh")
-RUN = ("README.md", "backtest.md", "operations.md")
+RUN = ("README.md", "backtest.md", "batches.md", "operations.md")
 """Pages whose commands are run, in this order."""
 ELSEWHERE = (".internal:", "rollback 3", "key_0123456789ab", "0192f0c1-2b7e")
 """Blocks with these words name machines, versions or keys that a test has not: their options are checked instead."""
