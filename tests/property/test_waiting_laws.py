@@ -17,6 +17,7 @@ from ingress.core.protocols import OPENAI_CHAT
 from ingress.core.stats import Stats
 from ingress.core.verdicts import Denied
 from ingress.core.waiting import Ticket
+from schemas.batches import Sighting
 from schemas.codec import decode_event
 from schemas.quota import Weight
 from tests.unit.ingress.governed import SECRET, START_MS, install, key_of, member_of, resolver_of, snapshot_of
@@ -83,6 +84,9 @@ class Desk:
 
     def record_attempt(self, partition: int, event: bytes) -> None:
         raise AssertionError("nobody follows here")
+
+    def tell(self, sighting: Sighting) -> None:
+        raise AssertionError("nobody asks for batches here")
 
     def is_sent(self) -> bool:
         return True
