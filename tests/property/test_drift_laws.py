@@ -214,7 +214,7 @@ def steps(world: World, pick: random.Random, kills: int = 0) -> Iterator[Snapsho
             yield chosen.pop(0)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10**6).map(random.Random), st.integers(1, 40))
 def test_nothing_differs_whoever_is_ahead(pick: random.Random, length: int) -> None:
     """Late events, kills, restarts, snapshots in parts, audits of before and after: at no moment is there an alarm."""
@@ -251,7 +251,7 @@ def as_told(audit: Audit, told: Totals | None) -> Audit:
     return msgspec.structs.replace(audit, runs=[msgspec.structs.replace(one, told=told) for one in audit.runs])
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(0, 10**6).map(random.Random), st.integers(3, 30), st.booleans(),
     st.sampled_from(("at rest", "busy", "forgotten")),
