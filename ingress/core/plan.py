@@ -23,6 +23,7 @@ from schemas.blocks import BlockEntry
 from schemas.keys import VirtualKey
 from schemas.money import Price
 from schemas.policy import Provider
+from schemas.rows import Measure
 
 __all__ = ["Denied", "Hold", "Note", "Plan", "fits_at_ms"]
 
@@ -332,7 +333,7 @@ class Plan:
             return _detached(shard, now_ms)
         for spec in self._specs if len(self._registry.blocks) else ():
             entry = self._registry.blocks.find(spec.block_key, now_ms)
-            if entry is not None:
+            if entry is not None and (nanos or entry.measure != Measure.COST):  # a budget does not stop what is free
                 return self._blocked(entry, _asked(entry.measure, tokens, nanos), now_ms)
         worst, notes = self._look(binding, now_ms, (tokens, nanos), passed, allowance)
         if worst is not None:

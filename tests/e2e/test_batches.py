@@ -185,7 +185,7 @@ def replica_dies(stack: Stack, secret: str, batch: str) -> None:
 
 
 def test_what_is_not_allowed(stack: Stack, upstream: Provider, org: str) -> None:
-    """Nobody has batches who was not given them; a batch is not created while a budget is used up."""
+    """Nobody has batches who was not given them; a used-up budget lets none be created, and what is paid for be had."""
     document = upstream.policy(org)
     stack.apply(document.replace(", operations: [files, batches]", "").replace(", operations: [messages.batches]", ""))
     secret = stack.key(org=org)["secret"]
@@ -196,16 +196,18 @@ def test_what_is_not_allowed(stack: Stack, upstream: Provider, org: str) -> None
         claude.messages.batches.create(requests=requests_of(range(1)))
     stack.apply(document.replace("amount: 1000 USD", "amount: 0.0001 USD"))
     file = gpt.files.create(file=("in.jsonl", file_of(range(5), "o4-mini")), purpose="batch")
-    results(stack, secret, create(stack, secret, range(5), "o4-mini"))
+    done = create(stack, secret, range(5), "o4-mini")
+    results(stack, secret, done)
     charged(stack, org, 5)
 
     def is_refused() -> bool:
         try:
             gpt.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
         except openai.RateLimitError as refusal:
-            return "team-month" in refusal.message
+            return "Blocked by budget" in refusal.message and "team-month" in refusal.message
         return False
 
     eventually(is_refused)
     with pytest.raises(anthropic.RateLimitError, match="team-month"):
         claude.messages.batches.create(requests=requests_of(range(1)))
+    assert len(results(stack, secret, done)) == 5

@@ -152,7 +152,7 @@ def test_a_settlement_counts_once() -> None:
 
 
 def test_a_block_refuses_until_it_ends_or_is_lifted() -> None:
-    """The scope of a block entry is refused with what the entry says; others go on."""
+    """The scope of a block entry is refused with what the entry says; others go on, and so does what costs nothing."""
     registry = member_of(Registry(1))
     resolver = resolver_of(registry=registry)
     plan, other = plan_of(resolver), plan_of(resolver, id="k2", team="chat")
@@ -165,14 +165,15 @@ def test_a_block_refuses_until_it_ends_or_is_lifted() -> None:
     told = denied(plan.admit(START_MS, 1, 5))
     assert (told.reason, told.rule, told.limit, told.used, told.asked) == ("blocked", "team-minute", 7, 8, 5)
     assert (told.resets_at_s, told.retry_after_s) == (MINUTE_S + 90, 90)
-    held(other.admit(START_MS, 1, 0))
-    denied(plan.admit(START_MS + 89_999, 1, 0))
+    held(other.admit(START_MS, 1, 5))
+    held(plan.admit(START_MS, 1, 0))
+    denied(plan.admit(START_MS + 89_999, 1, 5))
     assert registry.blocks.put(entry.key, None)
     registry.changed()
-    held(plan.admit(START_MS + 89_999, 1, 0))
+    held(plan.admit(START_MS + 89_999, 1, 5))
     assert registry.blocks.put(entry.key, entry)
     registry.changed()
-    held(plan.admit(START_MS + 90_000, 1, 0))
+    held(plan.admit(START_MS + 90_000, 1, 5))
 
 
 def test_nothing_is_admitted_to_rows_without_a_share() -> None:
