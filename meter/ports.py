@@ -48,6 +48,11 @@ class Host(Protocol):
     usage: str
     state: str
 
+    @property
+    def fault(self) -> BaseException | None:
+        """Why nothing is delivered any more; None as long as it is."""
+        ...
+
     def assigned(self) -> list[int]:
         """Return the partitions of `usage` that are this worker's."""
         ...

@@ -337,10 +337,9 @@ class Worker:
             pass  # a flush under way has ended
 
     async def _watch_engine(self) -> None:
-        app = self._engine.app
-        while not app.crashed:
+        while (fault := self._engine.fault) is None:
             await asyncio.sleep(0.2)
-        raise TransportError(f"Faust has crashed: {app.crash_reason!r}") from app.crash_reason
+        raise TransportError(f"Faust does not read any more: {fault!r}") from fault
 
     def _guarded(self, body: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]]:
         async def run() -> None:

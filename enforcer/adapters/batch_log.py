@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 
 from enforcer.adapters.adjust_log import AdjustLog
 from enforcer.adapters.log import ACK_DEADLINE_S, STOP_DEADLINE_S, TRANSACTION_TIMEOUT_MS, Fenced
+from enforcer.adapters.tail import fetch_fault
 from schemas.connection import KafkaConnection
 from schemas.errors import TransportError
 from schemas.topics import BATCHES, BATCHES_CHARGED, topic_name
@@ -85,6 +86,8 @@ class BatchLog:
             end = (await reader.end_offsets([self._charged]))[self._charged]
             await reader.seek_to_beginning(self._charged)
             while await reader.position(self._charged) < end:
+                if (fault := fetch_fault(reader)) is not None:
+                    raise fault
                 for records in (await reader.getmany(timeout_ms=POLL_MS)).values():
                     for record in records:
                         if record.value is not None:
@@ -102,7 +105,10 @@ class BatchLog:
     async def read(self) -> list[Placed]:
         """Return the next sightings; none if there are none for a while."""
         try:
-            found = await self._started(self._reader).getmany(timeout_ms=POLL_MS, max_records=MAX_POLL_RECORDS)
+            reader = self._started(self._reader)
+            found = await reader.getmany(timeout_ms=POLL_MS, max_records=MAX_POLL_RECORDS)
+            if not found and (fault := fetch_fault(reader)) is not None:
+                raise fault
         except (KafkaError, OSError) as error:
             raise self._away(f"cannot read {self._seen.topic}", error) from error
         return [Placed(record.offset, record.value or b"") for records in found.values() for record in records]

@@ -134,6 +134,8 @@ class Tail:
         consumer = self._running()
         while True:
             batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_POLL_RECORDS)
+            if not batches and (fault := fetch_fault(consumer)) is not None:
+                raise fault
             live = self.caught_up.is_set()
             for records in batches.values():
                 for record in records:
@@ -217,3 +219,13 @@ def _consumer(connection: KafkaConnection) -> AIOKafkaConsumer:
 
 def _words(error: BaseException) -> str:
     return str(error) or type(error).__name__
+
+
+def fetch_fault(consumer: Any) -> BaseException | None:
+    """Return why a consumer has given up fetching for good; None if it has not.
+
+    aiokafka's fetcher ends by a fault that it does not know, such as what uvloop says of a connection that was closed
+    in the same moment; nothing tells whoever reads from it, who would wait for ever.
+    """
+    fetching = None if consumer._fetcher is None else consumer._fetcher.error_future  # there is no public way
+    return fetching.exception() if fetching is not None and fetching.done() and not fetching.cancelled() else None

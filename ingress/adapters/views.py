@@ -144,7 +144,7 @@ class Views:
                 _log.warning("broker_fault", fault=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(RECONNECT_S)
             finally:
-                await consumer.stop()
+                await _close(consumer)
 
     async def _assign(self, consumer: AIOKafkaConsumer, positions: dict[TopicPartition, int]) -> None:
         tables = [TopicPartition(name, 0) for name in (self._policy, self._keys, self._blocks)]
@@ -162,6 +162,8 @@ class Views:
     async def _read(self, consumer: AIOKafkaConsumer, positions: dict[TopicPartition, int]) -> None:
         while True:
             found = await consumer.getmany(timeout_ms=POLL_MS)
+            if not found and (fault := fetch_fault(consumer)) is not None:
+                raise fault
             # Policies first: keys and blocks mean something only with one.
             for where in sorted(found, key=lambda where: where.topic != self._policy):
                 for message in found[where]:
@@ -272,3 +274,21 @@ class Views:
         if installed.is_lost or installed.is_evicted:
             self.lost_snapshots += installed.is_lost
             self._on_rejoin("snapshots were lost" if installed.is_lost else "the meter has evicted this replica")
+
+
+def fetch_fault(consumer: Any) -> BaseException | None:
+    """Return why a consumer has given up fetching for good; None if it has not.
+
+    aiokafka's fetcher ends by a fault that it does not know, such as what uvloop says of a connection that was closed
+    in the same moment; nothing tells whoever reads from it, who would wait for ever.
+    """
+    fetching = None if consumer._fetcher is None else consumer._fetcher.error_future  # there is no public way
+    return fetching.exception() if fetching is not None and fetching.done() and not fetching.cancelled() else None
+
+
+async def _close(consumer: Any) -> None:
+    """Close a consumer, also one that has given up: what it died of comes out before its connections are closed."""
+    try:
+        await consumer.stop()
+    except KafkaError:
+        await consumer._client.close()

@@ -137,6 +137,15 @@ class Engine:
         """Return the partitions of `usage` that are this worker's."""
         return sorted(tp.partition for tp in self.app.consumer.assignment() if tp.topic == self.usage)
 
+    @property
+    def fault(self) -> BaseException | None:
+        """Why the app reads nothing any more; None if it does."""
+        if self.app.crashed:
+            return self.app.crash_reason or RuntimeError("Faust has crashed")
+        thread = getattr(self.app.consumer, "_thread", None)
+        reader = None if thread is None else thread._consumer
+        return None if reader is None else fetch_fault(reader)
+
     def records(self) -> dict[bytes, bytes]:
         """Return what recovery read of the changelog: the newest value of every key."""
         return dict(self.table.data.data)
@@ -153,3 +162,13 @@ class Engine:
     async def seek(self, partition: int, offset: int) -> None:
         """Read a partition from `offset` on."""
         await self.app.consumer.seek_wait({TP(self.usage, partition): offset})
+
+
+def fetch_fault(consumer: Any) -> BaseException | None:
+    """Return why a consumer has given up fetching for good; None if it has not.
+
+    aiokafka's fetcher ends by a fault that it does not know, such as what uvloop says of a connection that was closed
+    in the same moment; nothing tells whoever reads from it, who would wait for ever.
+    """
+    fetching = None if consumer._fetcher is None else consumer._fetcher.error_future  # there is no public way
+    return fetching.exception() if fetching is not None and fetching.done() and not fetching.cancelled() else None

@@ -8,10 +8,13 @@ import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaError
+from aiokafka.protocol.fetch import FetchRequest
 
 from deploy import topics
 from deploy.kafka import EmbeddedKafka
@@ -254,6 +257,28 @@ async def test_an_evicted_replica_begins_a_new_epoch(deployment: Lab, tmp_path: 
         await until(lambda: (found.settled, found.inflight) == (75, 0), "settled")
         assert await replica.stop(10.0)
     assert ids_of(await deployment.usage()) == sorted(client.answered)
+
+
+async def test_a_reader_that_gave_up_without_a_word_is_replaced(
+    deployment: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What uvloop says of a connection that was just closed ends aiokafka's fetcher: the views go on with another."""
+    replica = deployment.governance(tmp_path / "replica")
+    send, failed = AIOKafkaConnection.send, list[Any]()
+
+    def fail_once(self: Any, request: Any, expect_response: bool = True) -> Any:
+        if isinstance(request, FetchRequest) and self._client_id == "ingress-1-views" and not failed:
+            failed.append(request)
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+        return send(self, request, expect_response)
+
+    async with deployment.meter():
+        await ready(replica)
+        monkeypatch.setattr(AIOKafkaConnection, "send", fail_once)
+        await until(lambda: failed, "a fetch that fails")
+        await deployment.issue(governed.key_of(b"tw-another", id="k2"))
+        await until(lambda: len(replica.views.keyring) == 2, "the key that was issued since")
+        assert await replica.stop(10.0)
 
 
 @pytest.mark.slow

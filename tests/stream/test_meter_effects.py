@@ -65,8 +65,8 @@ class FakeHost:
             agent=lambda *_, **__: lambda function: function,
             consumer=SimpleNamespace(commit=_nothing),
             stop=_nothing,
-            crashed=False,
         )
+        self.fault: BaseException | None = None
         self.table = SimpleNamespace(on_recover=lambda function: None)
 
     def assigned(self) -> list[int]:
