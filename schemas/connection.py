@@ -66,3 +66,13 @@ class KafkaConnection(BaseModel):
             options["sasl_plain_username"] = self.sasl_username
             options["sasl_plain_password"] = self.sasl_password.get_secret_value()
         return options
+
+
+def fetch_fault(consumer: Any) -> BaseException | None:
+    """Return why a consumer has given up fetching for good; None if it has not.
+
+    aiokafka's fetcher ends by a fault that it does not know, such as what uvloop says of a connection that was closed
+    in the same moment; nothing tells whoever reads from it, who would wait for ever.
+    """
+    fetching = None if consumer._fetcher is None else consumer._fetcher.error_future  # there is no public way
+    return fetching.exception() if fetching is not None and fetching.done() and not fetching.cancelled() else None

@@ -182,6 +182,16 @@ class Totals(msgspec.Struct, array_like=True):
         else:
             self.cost_nanos += event.cost_nanos
 
+    def include(self, sums: Totals) -> None:
+        """Add sums of other events."""
+        self.events += sums.events
+        self.requests += sums.requests
+        self.input_tokens += sums.input_tokens
+        self.output_tokens += sums.output_tokens
+        self.cost_nanos += sums.cost_nanos
+        self.unpriced += sums.unpriced
+        self.charge_nanos += sums.charge_nanos
+
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """One tick of one replica in one partition."""

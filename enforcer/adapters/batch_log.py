@@ -17,8 +17,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 
 from enforcer.adapters.adjust_log import AdjustLog
 from enforcer.adapters.log import ACK_DEADLINE_S, STOP_DEADLINE_S, TRANSACTION_TIMEOUT_MS, Fenced
-from enforcer.adapters.tail import fetch_fault
-from schemas.connection import KafkaConnection
+from schemas.connection import KafkaConnection, fetch_fault
 from schemas.errors import TransportError
 from schemas.topics import BATCHES, BATCHES_CHARGED, topic_name
 

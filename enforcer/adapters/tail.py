@@ -14,7 +14,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from schemas.connection import KafkaConnection
+from schemas.connection import KafkaConnection, fetch_fault
 from schemas.errors import TransportError
 
 Handler = Callable[[Any, bool], None]
@@ -219,13 +219,3 @@ def _consumer(connection: KafkaConnection) -> AIOKafkaConsumer:
 
 def _words(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-def fetch_fault(consumer: Any) -> BaseException | None:
-    """Return why a consumer has given up fetching for good; None if it has not.
-
-    aiokafka's fetcher ends by a fault that it does not know, such as what uvloop says of a connection that was closed
-    in the same moment; nothing tells whoever reads from it, who would wait for ever.
-    """
-    fetching = None if consumer._fetcher is None else consumer._fetcher.error_future  # there is no public way
-    return fetching.exception() if fetching is not None and fetching.done() and not fetching.cancelled() else None

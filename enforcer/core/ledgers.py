@@ -167,8 +167,7 @@ def _days(shards: Sequence[Shard], since: int) -> dict[int, dict[str, Totals]]:
             if org.startswith("org=") and text >= begin:
                 day = (date.fromisoformat(text) - _EPOCH).days
                 into = found.setdefault(day, {}).setdefault(org.removeprefix("org="), Totals())
-                for name in Totals.__struct_fields__:
-                    setattr(into, name, getattr(into, name) + getattr(entry.totals, name))
+                into.include(entry.totals)
     return found
 
 

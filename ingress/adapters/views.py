@@ -22,7 +22,7 @@ from ingress.core.overrides import Overrides
 from ingress.core.resolver import Resolver
 from schemas.blocks import BlockEntry
 from schemas.codec import decode_json, decode_snapshot
-from schemas.connection import KafkaConnection
+from schemas.connection import KafkaConnection, fetch_fault
 from schemas.errors import ConfigError, DecodeError
 from schemas.keys import VirtualKey
 from schemas.overrides import INCREASE, Freeze, Increase, override_key
@@ -274,16 +274,6 @@ class Views:
         if installed.is_lost or installed.is_evicted:
             self.lost_snapshots += installed.is_lost
             self._on_rejoin("snapshots were lost" if installed.is_lost else "the meter has evicted this replica")
-
-
-def fetch_fault(consumer: Any) -> BaseException | None:
-    """Return why a consumer has given up fetching for good; None if it has not.
-
-    aiokafka's fetcher ends by a fault that it does not know, such as what uvloop says of a connection that was closed
-    in the same moment; nothing tells whoever reads from it, who would wait for ever.
-    """
-    fetching = None if consumer._fetcher is None else consumer._fetcher.error_future  # there is no public way
-    return fetching.exception() if fetching is not None and fetching.done() and not fetching.cancelled() else None
 
 
 async def _close(consumer: Any) -> None:

@@ -17,7 +17,7 @@ from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 
 from meter.settings import MeterSettings
-from schemas.connection import KafkaConnection
+from schemas.connection import KafkaConnection, fetch_fault
 from schemas.topics import QUOTA_STATE, USAGE, topic_name
 
 SESSION_S = 10.0
@@ -162,13 +162,3 @@ class Engine:
     async def seek(self, partition: int, offset: int) -> None:
         """Read a partition from `offset` on."""
         await self.app.consumer.seek_wait({TP(self.usage, partition): offset})
-
-
-def fetch_fault(consumer: Any) -> BaseException | None:
-    """Return why a consumer has given up fetching for good; None if it has not.
-
-    aiokafka's fetcher ends by a fault that it does not know, such as what uvloop says of a connection that was closed
-    in the same moment; nothing tells whoever reads from it, who would wait for ever.
-    """
-    fetching = None if consumer._fetcher is None else consumer._fetcher.error_future  # there is no public way
-    return fetching.exception() if fetching is not None and fetching.done() and not fetching.cancelled() else None

@@ -12,7 +12,6 @@ import heapq
 import zlib
 from datetime import date
 
-from meter.core.rows import Run
 from schemas.quota import LedgerState, Place
 from schemas.usage import Totals
 
@@ -59,11 +58,6 @@ class Account:
 def day_key(org: str, day: int) -> str:
     """Return the ledger key of an organisation and a day counted from 1970-01-01."""
     return f"org={org}/day={date.fromordinal(_EPOCH_ORDINAL + day).isoformat()}"
-
-
-def run_key(run: Run) -> str:
-    """Return the ledger key of a run."""
-    return f"instance={run[0]}/epoch={run[1]}"
 
 
 def kept_from(log_ms: int) -> int:

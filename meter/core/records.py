@@ -152,14 +152,3 @@ def tally(events: list[UsageEvent], organisations: Organisations) -> Tally:
         else:
             total.cost_nanos += event.cost_nanos
     return Tally(charges, sums, fault)
-
-
-def add(into: Totals, sums: Totals) -> None:
-    """Add `sums` to `into`."""
-    into.events += sums.events
-    into.requests += sums.requests
-    into.input_tokens += sums.input_tokens
-    into.output_tokens += sums.output_tokens
-    into.cost_nanos += sums.cost_nanos
-    into.unpriced += sums.unpriced
-    into.charge_nanos += sums.charge_nanos

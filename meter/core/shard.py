@@ -21,9 +21,8 @@ from meter.core.ledger import (
     day_key,
     hour_due_ms,
     kept_from,
-    run_key,
 )
-from meter.core.records import Charges, Organisations, ReadBatch, Tally, add, read, tally
+from meter.core.records import Charges, Organisations, ReadBatch, Tally, read, tally
 from meter.core.rights import begin, change_limit, has_plenty, is_freed, note_demand, rebalance
 from meter.core.rows import Holding, Row, Rows, Run
 from meter.core.runs import Runs, RunState
@@ -31,7 +30,7 @@ from meter.core.shares import balanced, forget_unused, move
 from schemas.adjusting import is_adjuster
 from schemas.codec import decode_rows
 from schemas.errors import DecodeError
-from schemas.quota import hour_key
+from schemas.quota import hour_key, run_key
 from schemas.rows import Measure
 from schemas.usage import Evict, Totals
 
@@ -151,7 +150,7 @@ class Shard:
             self.counts.skipped += 1
             return None
         if batch.seq > seen + 1:
-            return Fault(FaultKind.GAP, f"{run_key(run)}: record {batch.seq} follows {seen}; held until it is whole")
+            return Fault(FaultKind.GAP, f"{run_key(*run)}: record {batch.seq} follows {seen}; held until it is whole")
         if state is None:
             state = self._join(run)
         state.hw = batch.seq
@@ -169,7 +168,7 @@ class Shard:
         problem = self._set_wants(state, batch) or problem
         problem = self._book(state, tally(batch.events, self._organisations)) or problem
         self.counts.events += len(batch.events)
-        self.changed_ledger[run_key(run)] = None
+        self.changed_ledger[run_key(*run)] = None
         if batch.final:
             self._close(state)
         return problem
@@ -259,7 +258,7 @@ class Shard:
                 row.settled += row.holdings[state.run].inflight if keep_charged else 0
                 self.rows.set_gauge(row, state.run, 0)
         del self.runs.open[state.run]
-        key = run_key(state.run)
+        key = run_key(*state.run)
         self.changed_ledger[key] = None
         account = Account(key, self.log_ms + KEEP_MS, state.told, self._offset, state.hours_from)
         account.totals = state.totals
@@ -283,7 +282,7 @@ class Shard:
 
     def _is_closed(self, run: Run) -> bool:
         # A ledger slot that is ahead may know of an end that this part of the log has not reached.
-        account = self.ledger.by_key.get(run_key(run))
+        account = self.ledger.by_key.get(run_key(*run))
         return account is not None and account.closed_at < self._offset
 
     # ----------------------------------------------------------------------------------------------------- rows
@@ -376,9 +375,9 @@ class Shard:
             self._enter(day_key(org, day), max((day + 1) * DAY_MS, self.log_ms) + KEEP_MS, totals)
             of_hour = hours.setdefault(hour, totals)  # whose day has it: from here on it may be the sum of several
             if of_hour is not totals:
-                add(of_hour, totals)
+                of_hour.include(totals)
         for hour, totals in hours.items():
-            add(state.totals, totals)
+            state.totals.include(totals)
             self._enter_hour(state, hour, totals)
         return problem
 
@@ -389,7 +388,7 @@ class Shard:
         if hour > self.log_ms // HOUR_MS + HOURS_AHEAD:
             state.hours_from = max(state.hours_from, hour + 1)
         elif hour >= max(state.hours_from, kept_from(self.log_ms)):
-            account = self._enter(hour_key(run_key(state.run), hour), hour_due_ms(hour), totals)
+            account = self._enter(hour_key(run_key(*state.run), hour), hour_due_ms(hour), totals)
             if account is not None:
                 account.extend(state.hw, self._offset)
 
@@ -398,7 +397,7 @@ class Shard:
         account = self.ledger.get(key, due_ms)
         if self.ledger_ahead.get(account.slot, 0) > self._offset:
             return None
-        add(account.totals, totals)
+        account.totals.include(totals)
         self.changed_ledger[key] = None
         self.dirty_ledger.add(account.slot)
         return account

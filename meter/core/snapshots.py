@@ -6,12 +6,12 @@ import copy
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from meter.core.ledger import run_key, state_of, whole_from
+from meter.core.ledger import state_of, whole_from
 from meter.core.rows import Row, Run
 from meter.core.runs import RunState
 from meter.core.shard import Shard
 from meter.core.shares import weight_of
-from schemas.quota import LedgerState, Member, RowState, Snapshot
+from schemas.quota import LedgerState, Member, RowState, Snapshot, run_key
 
 MAX_ROWS = 2_000
 """Rows, and ledger entries, a record of a snapshot."""
@@ -79,17 +79,17 @@ def _member(state: RunState) -> Member:
 
 def _run_ledger(shard: Shard, state: RunState) -> LedgerState:
     hours_from = whole_from(state.hours_from, shard.log_ms)
-    return LedgerState(run_key(state.run), copy.copy(state.totals), state.told, hours_from=hours_from)
+    return LedgerState(run_key(*state.run), copy.copy(state.totals), state.told, hours_from=hours_from)
 
 
 def _whole_ledger(shard: Shard) -> list[LedgerState]:
-    runs = {run_key(run): _run_ledger(shard, state) for run, state in shard.runs.open.items()}
+    runs = {run_key(*run): _run_ledger(shard, state) for run, state in shard.runs.open.items()}
     accounts = {key: state_of(account, shard.log_ms) for key, account in shard.ledger.by_key.items()}
     return _hours_first(entry for _, entry in sorted((accounts | runs).items()))
 
 
 def _changed_ledger(shard: Shard) -> list[LedgerState]:
-    runs = {run_key(run): state for run, state in shard.runs.open.items()}
+    runs = {run_key(*run): state for run, state in shard.runs.open.items()}
     entries = []
     for key in shard.changed_ledger:
         if key in runs:

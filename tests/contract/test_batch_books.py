@@ -8,13 +8,13 @@ import msgspec
 
 from deploy.cli.compare import Comparison, add_up, compare
 from enforcer.core.repricing import Outcome, PastCost, reprice
-from meter.core.ledger import run_key
 from meter.sink.core import ledger
 from meter.sink.core.records import choose, usage_entry
 from meter.sink.core.watermarks import Watermarks
 from meter.sink.rows import USAGE_TABLE, Source, UsageRows
 from meter.sink.store import ClickHouse
 from schemas.batches import BATCHER, BatchSeen, Line, LinesSeen, Sighting, line_id
+from schemas.quota import run_key
 from tests.contract.test_cost_pages import lines
 from tests.property.batch_world import (
     DAY_MS,
@@ -83,9 +83,9 @@ def comparisons(store: ClickHouse, world: World) -> list[Comparison]:
     kept, told = [], []
     for shard in metered(world.usage):
         kept += [(key, account.totals) for key, account in shard.ledger.by_key.items()]
-        kept += [(run_key(run), state.totals) for run, state in shard.runs.open.items()]
+        kept += [(run_key(*run), state.totals) for run, state in shard.runs.open.items()]
         told += [(key, account.told) for key, account in shard.ledger.by_key.items() if account.told is not None]
-        told += [(run_key(run), state.told) for run, state in shard.runs.open.items()]
+        told += [(run_key(*run), state.told) for run, state in shard.runs.open.items()]
     by_day, by_run = ledger.by_day(store.rows(ledger.BY_DAY)), ledger.by_run(store.rows(ledger.BY_RUN))
     rollups = {
         name: add_up(ledger.by_day(store.rows(sql)), "totals")

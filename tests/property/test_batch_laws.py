@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from enforcer.core import batches
 from enforcer.core.adjustments import derived_id
 from enforcer.core.batches import Charged
-from meter.core.ledger import run_key
 from schemas.batches import BATCHER, BatchSeen, Line, LinesSeen, Sighting, line_id
 from schemas.codec import decode_attribution, decode_record
+from schemas.quota import run_key
 from schemas.rows import parse_row_key
 from schemas.usage import Batch, Totals
 from tests.property.batch_world import (
@@ -89,7 +89,7 @@ def test_the_meter_counts_what_the_run_has_told(log: list[Sighting], kills: list
         assert all(run[0] == BATCHER for run in shard.runs.open)
         assert len(shard.runs.open) <= 1
         for run in shard.runs.open:
-            assert run_key(run) == f"instance={BATCHER}/epoch={state.run.epoch}"
+            assert run_key(*run) == f"instance={BATCHER}/epoch={state.run.epoch}"
     assert found == sums
     assert sum(book.requests for book in state.books.values()) == sums.requests
     assert sum(book.cost_nanos for book in state.books.values()) == sums.cost_nanos

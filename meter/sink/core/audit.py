@@ -16,6 +16,7 @@ from meter.sink.core.books import Books, Entry
 from meter.sink.core.ledger import FIELDS
 from meter.sink.core.watermarks import Run
 from schemas.audits import Difference, RunSums
+from schemas.quota import hour_key, hour_text, run_key
 from schemas.usage import Totals
 
 HOUR_S = 3_600
@@ -199,20 +200,16 @@ def _same_sums(one: Group, two: Group) -> bool:
 
 def _of_run(key: tuple[Any, ...]) -> tuple[str, int, int]:
     _, _, partition, instance, epoch, hour = key
-    return f"instance={instance}/epoch={epoch}/hour={_hour(hour)}", partition, _month(hour)
+    return hour_key(run_key(instance, epoch), hour // HOUR_S), partition, _month(hour)
 
 
 def _of_org(key: tuple[Any, ...]) -> tuple[str, int, int]:
-    return f"org={key[0]}/hour={_hour(key[1])}", -1, _month(key[1])
+    return f"org={key[0]}/hour={hour_text(key[1] // HOUR_S)}", -1, _month(key[1])
 
 
 def _of_day(key: tuple[Any, ...]) -> tuple[str, int, int]:
     day: date = key[1]
     return f"org={key[0]}/day={day.isoformat()}", -1, day.year * 100 + day.month
-
-
-def _hour(unix_s: int) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%HZ")
 
 
 def _month(unix_s: int) -> int:
@@ -253,7 +250,7 @@ def _of_told(
     if agreed is not None and agreed.seq >= entry.seq:  # rows that were there are gone, or others have come
         first_seq, first_offset = 1, 0
     return Difference(
-        "told ≠ history", f"instance={run[0]}/epoch={run[1]}", fields_of(told, rows), partition, first_seq, entry.seq,
+        "told ≠ history", run_key(*run), fields_of(told, rows), partition, first_seq, entry.seq,
         first_offset, entry.offset, 0, "insert" if rows.sums[0] < told.sums[0] else "",
     )  # fmt: skip
 

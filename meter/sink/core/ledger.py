@@ -58,7 +58,7 @@ def by_day(rows: Iterable[Sequence[Any]]) -> list[Account]:
 
 def by_run(rows: Iterable[Sequence[Any]]) -> list[Account]:
     """Return accounts `instance=<id>/epoch=<n>` of rows (instance, epoch, sums…), in the order of their keys."""
-    return _accounts((f"instance={instance}/epoch={epoch}", sums) for instance, epoch, *sums in rows)
+    return _accounts((run_key(str(instance), int(epoch)), sums) for instance, epoch, *sums in rows)
 
 
 def by_hour(rows: Iterable[Sequence[Any]]) -> list[Account]:
