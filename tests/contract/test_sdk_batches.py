@@ -22,7 +22,7 @@ from tests.contract.sdk_batches import (
     used,
 )  # fmt: skip
 from tests.contract.sdk_usage import by_completion, said
-from tests.stream.ingress_lab import SECRET, Lab, org_of, running
+from tests.stream.ingress_lab import Lab, org_of, running
 
 ENDPOINTS: dict[Any, str] = {
     "/v1/chat/completions": "gpt-5", "/v1/responses": "gpt-5", "/v1/completions": "gpt-5",
@@ -35,20 +35,6 @@ async def lab() -> AsyncIterator[Lab]:
     """An ingress with accounts of both providers."""
     async with running(POLICY, prices=PRICES) as found:
         yield found
-
-
-@pytest.fixture
-async def gpt(lab: Lab) -> AsyncIterator[openai.AsyncOpenAI]:
-    """The OpenAI SDK on the ingress."""
-    async with openai.AsyncOpenAI(base_url=f"{lab.url}/v1", api_key=SECRET, max_retries=0) as sdk:
-        yield sdk
-
-
-@pytest.fixture
-async def claude(lab: Lab) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    """The Anthropic SDK on the ingress."""
-    async with anthropic.AsyncAnthropic(base_url=lab.url, api_key=SECRET, max_retries=0) as sdk:
-        yield sdk
 
 
 async def create(gpt: openai.AsyncOpenAI, lines: list[dict[str, Any]], sim: str = "") -> Any:

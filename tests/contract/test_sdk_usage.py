@@ -12,7 +12,7 @@ import pytest
 
 from schemas.usage import UsageEvent
 from tests.contract.sdk_usage import POLICY, PRICES, SOUND, by_completion, is_priced_right, said
-from tests.stream.ingress_lab import SECRET, Lab, running
+from tests.stream.ingress_lab import Lab, running
 
 WISH = "[[sim output=40 usage_input=90 cached=20 cache_write=6 reasoning=12]] tell me nonce=n1"
 TOOLS = "[[sim output=9 usage_input=30 searches=2 file_searches=1 code_sessions=1 tier=flex]] find nonce=n1"
@@ -24,20 +24,6 @@ async def lab() -> AsyncIterator[Lab]:
     """An ingress whose models are billed by tokens or by units."""
     async with running(POLICY, prices=PRICES) as found:
         yield found
-
-
-@pytest.fixture
-async def gpt(lab: Lab) -> AsyncIterator[openai.AsyncOpenAI]:
-    """The OpenAI SDK on the ingress."""
-    async with openai.AsyncOpenAI(base_url=f"{lab.url}/v1", api_key=SECRET, max_retries=0) as sdk:
-        yield sdk
-
-
-@pytest.fixture
-async def claude(lab: Lab) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    """The Anthropic SDK on the ingress."""
-    async with anthropic.AsyncAnthropic(base_url=lab.url, api_key=SECRET, max_retries=0) as sdk:
-        yield sdk
 
 
 def one(lab: Lab, operation: str, model: str, source: str = "provider") -> UsageEvent:
