@@ -97,7 +97,8 @@ class Batcher:
             yield "batches", (charged,), count
         lag = self._log.lag(self.state.position) if self.is_read else None
         if lag is not None:
-            yield "batch_lag_sightings", (), lag
+            # What is noted and not known to be written is not dealt with either.
+            yield "batch_lag_sightings", (), lag + len(self.state.pending)
 
     async def _charge(self) -> None:
         await self._log.start()

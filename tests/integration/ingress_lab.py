@@ -26,6 +26,7 @@ from schemas.published import HEARTBEAT_MS
 from schemas.tokens import TokenUsage
 from schemas.topics import KEYS, POLICY, QUOTA_UPDATES, USAGE, Topic, topic_name
 from schemas.usage import Batch, Evict, UsageEvent
+from tests import stacks
 from tests.unit.ingress import governed
 
 DEADLINE_S = 20.0
@@ -44,7 +45,7 @@ async def until(condition: Callable[[], Any], what: str, deadline_s: float = DEA
             while not condition():
                 await asyncio.sleep(MARGIN_S)
     except TimeoutError:
-        raise AssertionError(f"not within {deadline_s} s: {what}") from None
+        raise AssertionError(f"not within {deadline_s} s: {what}. {stacks.of_tasks()}") from None
 
 
 class Lab:

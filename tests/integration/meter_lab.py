@@ -22,6 +22,7 @@ from schemas.codec import decode_snapshot
 from schemas.connection import KafkaConnection
 from schemas.quota import LedgerState, RowState, Snapshot
 from schemas.topics import QUOTA_UPDATES, USAGE, USAGE_DLQ, Topic, topic_name
+from tests import stacks
 
 ROOT = Path(__file__).parents[2]
 READY_S = 60.0
@@ -220,5 +221,5 @@ async def until(condition: Callable[[], Any], deadline_s: float, why: Callable[[
             found = await found
         if found:
             return
-        assert time.monotonic() < end, f"not within {deadline_s} s: {why()}"
+        assert time.monotonic() < end, f"not within {deadline_s} s: {why()}. {stacks.of_tasks()}"
         await asyncio.sleep(POLL_S)

@@ -54,6 +54,8 @@ class FakeBatchLog:
         self.usage: list[tuple[int, bytes]] = []
         self.calls = self.starts = 0
         self.is_idle = asyncio.Event()
+        self.batcher: Batcher | None = None
+        """Who uses it."""
         self._position = 0
 
     async def start(self) -> None:
@@ -132,7 +134,7 @@ def sightings() -> list[bytes]:
 
 async def charge(log: FakeBatchLog, state: ControlState, now_ms: list[int]) -> Batcher:
     """Let a batcher charge until nothing is left."""
-    batcher = Batcher(state, log, Telemetry(lambda: []), lambda: now_ms[0], PARTITIONS)
+    log.batcher = batcher = Batcher(state, log, Telemetry(lambda: []), lambda: now_ms[0], PARTITIONS)
     task = asyncio.create_task(batcher.run(), name="batches")
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -170,6 +172,30 @@ async def test_a_write_that_fails_is_made_good(call: int, is_done: bool) -> None
     assert [book.requests for book in batcher.state.books.values()] == [5]
     assert all(decode_step(value).records == [] for value in dict(log.kept).values())
     assert log.starts == 2
+
+
+class Watched(FakeBatchLog):
+    """Notes before each write whether something is said to be left to do."""
+
+    def __init__(self) -> None:
+        super().__init__(sightings())
+        self.lags: list[float] = []
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[bool]:
+        assert self.batcher is not None
+        self.lags += [value for name, _, value in self.batcher.samples() if name == "batch_lag_sightings"]
+        with super()._failing() as is_done:
+            yield is_done
+
+
+async def test_nothing_is_left_to_do_only_when_all_is_written() -> None:
+    """The gauge says what is not dealt with, also of the last sighting between its note and the end of its writing."""
+    log = Watched()
+    batcher = await charge(log, control(), [START_MS])
+    assert len(log.lags) == WRITES
+    assert min(log.lags) > 0
+    assert list(batcher.samples())[-1] == ("batch_lag_sightings", (), 0)
 
 
 async def test_it_waits_for_a_policy() -> None:
