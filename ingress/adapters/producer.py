@@ -18,6 +18,8 @@ from schemas.connection import KafkaConnection
 
 STUCK_S = 30.0
 """A record that is not acknowledged for this long is sent again by a new producer."""
+CONNECT_S = 30.0
+"""A producer that is not connected within this long is given up: one whose metadata task has died waits for ever."""
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 2.0
 CLOSE_S = 3.0
@@ -74,7 +76,8 @@ class Producer:
             while self._client is None:
                 client = AIOKafkaProducer(**self._options)
                 try:
-                    await client.start()
+                    async with asyncio.timeout(CONNECT_S):
+                        await client.start()
                     self._client = client
                 except (KafkaError, OSError, TimeoutError) as error:
                     self._note(error)

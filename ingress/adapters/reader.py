@@ -40,9 +40,11 @@ class Reader:
 
     def _payloads(self) -> Iterator[bytes]:
         while True:
-            segment = next((segment for segment in self._segments if segment.number == self._number), None)
+            segment = next((segment for segment in self._segments if segment.number >= self._number), None)
             if segment is None:
                 return
+            if segment.number > self._number:  # all of those before was read and sent, and they are deleted
+                self._number, self._start = segment.number, 0
             for frame in read_frames(segment.path, self._start, segment.size):
                 self._start = frame.end
                 if frame[:2] == self._wanted:

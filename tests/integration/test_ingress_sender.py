@@ -334,6 +334,7 @@ async def test_a_broker_that_has_forgotten_a_sequence_gets_another_producer(
             await deployment.apply(1, governed.POLICY[: governed.POLICY.index("limits:")])
             await deployment.issue(governed.key_of())
             replica = deployment.governance(tmp_path / "replica")
+            replica.producer._options["request_timeout_ms"] = 120_000  # it outlasts two starts on a busy machine
             async with deployment.meter():
                 client = await ready(replica)
             assert client.send(1)

@@ -128,6 +128,15 @@ class Life:
         self._keep("crashed")
         self.known = self.durable | self.admitted
 
+    async def live_on(self, steps: list[Step]) -> None:
+        """Take `steps`, then go on until nothing is left to send."""
+        await self.run(steps)
+        await asyncio.sleep(0)
+        for _ in range(self.events + self.journal.epoch):  # an event a record, and the end of each epoch
+            for partition in range(PARTITIONS):
+                self._round(partition)
+                self._decide(partition)
+
     def _keep(self, name: str) -> Path:
         """Copy the log as it is now."""
         copy = self.path / name
@@ -305,6 +314,32 @@ def test_a_kill_loses_nothing_and_repeats_nothing(
             *data.draw(st.lists(st.sampled_from(life.stages), max_size=3) if life.stages else st.just([])),
         ]:
             check_stage(each, life.encoded, lambda: data.draw(st.booleans()))
+    finally:
+        life.journal.close(delete=False)
+        shutil.rmtree(path)
+
+
+@settings(max_examples=60)
+@given(
+    steps=steps_of(ALL_STEPS),
+    memory=st.sampled_from([0, 1_500, 1 << 20]),
+    segment=st.sampled_from([900, 900, 3_000, 1 << 20]),
+    most=st.sampled_from([1, 2, 5, 256]),
+)
+def test_who_is_not_killed_sends_everything(steps: list[Step], memory: int, segment: int, most: int) -> None:
+    """However records and segments end, and whenever segments go: each event once, and nothing stays on the log."""
+    path = Path(tempfile.mkdtemp())
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ingress.adapters.journal.MAX_EVENTS_PER_RECORD", most)
+            life = Life(path, memory, segment)
+            asyncio.run(life.live_on(steps))
+        sums: Sums = Counter()
+        for key in life.acked:
+            sums.update(life.cut[key].sums)
+        assert life.journal.unsent_events == 0
+        assert sums == sums_of(life.encoded[event] for event in life.durable)
+        assert not any(lane.decisions.waiting for lane in life.journal.lanes)
     finally:
         life.journal.close(delete=False)
         shutil.rmtree(path)

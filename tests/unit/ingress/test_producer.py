@@ -39,6 +39,8 @@ class FakeKafkaProducer:
     made: ClassVar[list[FakeKafkaProducer]] = []
     start_faults: ClassVar[list[Exception]] = []
     faults: ClassVar[list[Exception]] = []
+    hangs: ClassVar[int] = 0
+    """How many never connect."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -49,6 +51,9 @@ class FakeKafkaProducer:
         """Connect, or fail."""
         if self.start_faults:
             raise self.start_faults.pop(0)
+        if type(self).hangs:
+            type(self).hangs -= 1
+            await asyncio.Event().wait()
         self.is_open = True
 
     async def send(self, topic: str, value: bytes, partition: int, key: bytes | None) -> asyncio.Future[Sent]:
@@ -93,6 +98,18 @@ async def test_a_broker_that_cannot_be_reached_is_waited_for(fake: type[FakeKafk
     assert await asyncio.gather(*(producer.deliver("usage", p, b"x") for p in range(3))) == [7, 7, 7]
     assert len(fake.made) == 3
     assert producer.recreated == 0
+
+
+async def test_a_producer_that_never_connects_is_given_up(
+    fake: type[FakeKafkaProducer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one may."""
+    monkeypatch.setattr(module, "CONNECT_S", 0.01)
+    monkeypatch.setattr(fake, "hangs", 1)
+    producer = Producer(KafkaConnection(), "i")
+    assert await producer.deliver("usage", 0, b"x") == 7
+    assert [each.is_open for each in fake.made] == [False, True]
+    assert producer.last_fault.startswith("TimeoutError")
 
 
 async def test_a_broker_without_the_codec_gets_plain_records(fake: type[FakeKafkaProducer]) -> None:
