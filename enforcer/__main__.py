@@ -16,6 +16,7 @@ from enforcer.telemetry import configure_logging
 from enforcer.worker import Worker
 from schemas.errors import TollwayError
 from schemas.faults import setting_problems
+from schemas.process import run_process
 
 KNOWN = (TollwayError, OSError, Fenced)
 """Faults that a line says enough about."""
@@ -32,26 +33,14 @@ def read_settings() -> EnforcerSettings | None:
         return None
 
 
-async def run(settings: EnforcerSettings) -> None:
-    """Run until a signal or a fault."""
+async def run(settings: EnforcerSettings) -> int:
+    """Run until a signal or a fault; return the exit code."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     _log.info("starting", settings=settings.model_dump(mode="json"))
-    await Worker(settings).run(stopping)
-    _log.info("stopped")
-
-
-def main() -> int:
-    """Run the enforcer and return its exit code."""
-    settings = read_settings()
-    if settings is None:
-        return 2
-    if "--check-config" in sys.argv[1:]:
-        return 0
-    configure_logging(settings.log_level)
     try:
-        uvloop.run(run(settings))
+        await Worker(settings).run(stopping)
     except KNOWN as error:
         _log.critical("the enforcer ends", error=str(error))
         return 1
@@ -65,8 +54,20 @@ def main() -> int:
     except Exception:  # the last line of the process
         _log.critical("the enforcer ends", exc_info=True)
         return 1
+    _log.info("stopped")
     return 0
 
 
+def main() -> None:
+    """Run the enforcer."""
+    settings = read_settings()
+    if settings is None:
+        sys.exit(2)
+    if "--check-config" in sys.argv[1:]:
+        sys.exit(0)
+    configure_logging(settings.log_level)
+    run_process(run(settings), uvloop.new_event_loop)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -24,6 +24,7 @@ from ingress.settings import IngressSettings
 from ingress.telemetry import configure_logging
 from schemas.errors import ConfigError, TransportError
 from schemas.faults import setting_problems
+from schemas.process import run_process
 
 REPLAY_S = 3_600.0
 """How long a spool may take to be sent."""
@@ -61,18 +62,12 @@ async def replay_all(settings: IngressSettings, paths: list[str]) -> int:
     return 0
 
 
-def main() -> int:
-    """Run the process; return its exit code."""
-    settings = read_settings()
-    if settings is None:
-        return 2
-    if "--check-config" in sys.argv[1:]:
-        return 0
-    configure_logging(settings.log_level)
+async def work(settings: IngressSettings, arguments: list[str]) -> int:
+    """Do what the command line asks for; return the exit code."""
     try:
-        if "--replay" in sys.argv[1:]:
-            return uvloop.run(replay_all(settings, sys.argv[sys.argv.index("--replay") + 1 :]))
-        return uvloop.run(serve(settings))
+        if "--replay" in arguments:
+            return await replay_all(settings, arguments[arguments.index("--replay") + 1 :])
+        return await serve(settings)
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -85,5 +80,16 @@ def main() -> int:
         return 1
 
 
+def main() -> None:
+    """Run the process."""
+    settings = read_settings()
+    if settings is None:
+        sys.exit(2)
+    if "--check-config" in sys.argv[1:]:
+        sys.exit(0)
+    configure_logging(settings.log_level)
+    run_process(work(settings, sys.argv[1:]), uvloop.new_event_loop)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import sys
 from typing import Any
@@ -19,6 +18,7 @@ from meter.telemetry import configure_logging
 from meter.worker import Worker, build
 from schemas.errors import TransportError
 from schemas.faults import setting_problems
+from schemas.process import run_process
 
 STOP_S = 10.0
 
@@ -67,10 +67,27 @@ async def run(settings: MeterSettings) -> int:
         _log.critical("the meter ends", exc_info=worker.failed.result())
         return 1
     _log.info("stopping")
-    async with asyncio.timeout(STOP_S):
-        await worker.stop()
-        await server.stop()
+    stop = asyncio.create_task(_stop(server, worker), name="stop")
+    await asyncio.wait({stop}, timeout=STOP_S)
+    if not stop.done():
+        _log.error("did not stop in time; the log is folded again from the last flush")
+        return 0
+    await stop
     return 0
+
+
+async def _stop(server: HttpServer, worker: Worker) -> None:
+    await worker.stop()
+    await server.stop()
+
+
+async def work(settings: MeterSettings) -> int:
+    """Run, and report what ends the meter; return the exit code."""
+    try:
+        return await run(settings)
+    except Exception:  # the last line of the process
+        _log.critical("the meter ends", exc_info=True)
+        return 1
 
 
 def main() -> None:
@@ -82,16 +99,7 @@ def main() -> None:
         sys.exit(0)
     configure_logging(settings.log_level)
     uvloop.install()  # for the loop of Faust's consumer thread too
-    try:
-        code = asyncio.run(run(settings))
-    except TimeoutError:
-        _log.error("did not stop in time; the log is folded again from the last flush")
-        code = 0
-    except Exception:  # the last line of the process
-        _log.critical("the meter ends", exc_info=True)
-        code = 1
-    sys.stderr.flush()
-    os._exit(code)  # Faust's threads may still hold on to a lost broker
+    run_process(work(settings))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ _log = structlog.get_logger("meter")
 LOG_CHECK_S = 1.0
 RESYNC_MS = 800
 ASK_TIMEOUT_S = 3.0
+LEAVE_S = 2.0
+"""How long each step may take that is not needed any more when the meter stops."""
 MAX_UNDELIVERED = 64
 """Snapshots of one partition that the broker has not taken yet; more are not made until it has."""
 FLUSH_SHARE = 4
@@ -135,9 +137,10 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._publish_due(last=True)
         await self.flush()
-        await self._engine.app.consumer.commit()
-        await self._disconnect()
-        await self._engine.app.stop()
+        # The state is on the log: who comes next needs nothing more, and a client may look for its broker for long.
+        await _leave("commit", self._engine.app.consumer.commit())
+        await _leave("disconnect", self._disconnect())
+        await _leave("end the engine", self._engine.app.stop())
 
     # --------------------------------------------------------------------------------------------------- folding
 
@@ -353,6 +356,17 @@ class Worker:
     def _fail(self, error: BaseException) -> None:
         if not self.failed.done():
             self.failed.set_result(error)
+
+
+async def _leave(what: str, step: Coroutine[Any, Any, object]) -> None:
+    """Take a step that may fail or be left undone."""
+    task = asyncio.create_task(step, name=what)
+    await asyncio.wait({task}, timeout=LEAVE_S)
+    if not task.done():
+        task.cancel()
+        _log.warning("stopped without a last step", step=what, waited_s=LEAVE_S)
+    elif (error := task.exception()) is not None:
+        _log.warning("stopped without a last step", step=what, error=repr(error))
 
 
 def _now_ms() -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
 
 import structlog
@@ -13,6 +11,7 @@ from meter.sink.app import History
 from meter.sink.settings import HistorySettings
 from meter.telemetry import configure_logging
 from schemas.faults import setting_problems
+from schemas.process import run_process
 
 _log = structlog.get_logger("history")
 
@@ -28,7 +27,11 @@ def read_settings() -> HistorySettings | None:
 
 async def run(settings: HistorySettings) -> int:
     """Run until a signal or a fault; return the exit code."""
-    return await History(settings).run()
+    try:
+        return await History(settings).run()
+    except Exception:  # the last line of the process
+        _log.critical("the history ends", exc_info=True)
+        return 1
 
 
 def main() -> None:
@@ -39,13 +42,7 @@ def main() -> None:
     if "--check-config" in sys.argv[1:]:
         sys.exit(0)
     configure_logging(settings.log_level)
-    try:
-        code = asyncio.run(run(settings))
-    except Exception:  # the last line of the process
-        _log.critical("the history ends", exc_info=True)
-        code = 1
-    sys.stderr.flush()
-    os._exit(code)  # a query's thread may still be in the engine
+    run_process(run(settings))
 
 
 if __name__ == "__main__":

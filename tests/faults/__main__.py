@@ -3,8 +3,8 @@
 Each schedule, made from its seed alone, lets clients ask a deployment of real processes (Apache Kafka, ClickHouse's
 engine, ingress, meter, sink, enforcer), does one fault or two to it, lets everything come back, and compares what the
 provider has written down, what clients hold, the meter's ledger, the history's rows and its rollups: sets of ids and
-integer sums have to be equal. One deployment serves all schedules, until one fails. Writes .reports/faults.json, and
-keeps logs of schedules that failed in .reports/faults.
+integer sums have to be equal. A deployment serves one schedule after the other, until one fails. Writes
+.reports/faults.json, and keeps logs of schedules that failed in .reports/faults.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 
 import uvloop
@@ -35,6 +36,7 @@ _EXAMPLES = """examples:
   make test-faults                        30 schedules, seeds 1 to 30
   make test-faults RUNS=300 SEED=1000     300 others
   make test-faults RUNS=1 SEED=17         the schedule of seed 17 alone: what failed can be had again
+  make test-faults ARGS="--jobs 2"        two deployments at a time, which takes less time and more memory
   make test-faults ARGS="--only meter"    of the seeds 1 to 30, those whose faults have `meter` in their names
   make test-faults ARGS=--list            what the seeds would do, and nothing else
   make test-faults ARGS=--kills           kill each process once: how long until all ledgers are equal
@@ -45,46 +47,45 @@ def _say(line: str) -> None:
     _console.print(line, markup=False)
 
 
-async def run_all(schedules: list[Schedule], began: float) -> list[Result]:
-    """Do all schedules, on one deployment for as long as nothing is wrong with it."""
+async def run_all(schedules: list[Schedule], jobs: int, began: float) -> list[Result]:
+    """Do all schedules on `jobs` deployments at a time, each used for as long as nothing is wrong with it."""
+    waiting = deque(sorted(schedules, key=lambda schedule: schedule.has_server))  # a deployment is of one kind
     results: list[Result] = []
-    schedules = sorted(schedules, key=lambda schedule: schedule.has_server)  # a deployment of each kind
-    while left := schedules[len(results) :]:
-        has_server = left[0].has_server
-        same = [schedule for schedule in left if schedule.has_server == has_server]
+    async with asyncio.TaskGroup() as group:
+        for number in range(jobs):
+            group.create_task(_work(waiting, number % 2 - 1, results, len(schedules), began), name=f"job {number}")
+    return results
+
+
+async def _work(waiting: deque[Schedule], end: int, results: list[Result], total: int, began: float) -> None:
+    """Do what waits, from the end given (0 or -1) on, so that two who work meet as late as can be."""
+    while waiting:
+        has_server = waiting[end].has_server
         with tempfile.TemporaryDirectory(prefix="tollway-faults-", ignore_cleanup_errors=True) as name:
             place = Path(name)
             deployment = Deployment(place, _say, has_server)
+            failed: int | None = None
             try:
                 await deployment.start()
                 kind = "a ClickHouse server" if has_server else "the embedded engine"
                 _say(f"[{time.monotonic() - began:4.0f} s] a deployment with {kind} is ready")
-                failed = await _on(Session(deployment), same, len(schedules), results, began)
+                session = Session(deployment)
+                while failed is None and waiting and waiting[end].has_server == has_server:
+                    result = await session.run(waiting.pop() if end else waiting.popleft())
+                    results.append(result)
+                    _say(f"[{time.monotonic() - began:4.0f} s] {report.progress(result, len(results), total)}")
+                    for line in report.problems(result):
+                        _say(f"    {line}")
+                    failed = None if result.findings.is_clean else result.schedule.seed
                 if failed is None:
                     _say(f"[{time.monotonic() - began:4.0f} s] {await _verified(deployment)}")
             except BaseException:
-                _keep(place, "last")
+                _keep(place, f"last-{end}")
                 raise
             finally:
                 await deployment.stop()
             if failed is not None:
                 _keep(place, str(failed))
-    return results
-
-
-async def _on(
-    session: Session, schedules: list[Schedule], total: int, results: list[Result], began: float
-) -> int | None:
-    """Do schedules until one fails; return its seed, None if all are done."""
-    for schedule in schedules:
-        result = await session.run(schedule)
-        results.append(result)
-        _say(f"[{time.monotonic() - began:4.0f} s] {report.progress(result, len(results), total)}")
-        for line in report.problems(result):
-            _say(f"    {line}")
-        if not result.findings.is_clean:
-            return schedule.seed
-    return None
 
 
 async def _verified(deployment: Deployment) -> str:
@@ -128,6 +129,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=30, metavar="N", help="schedules (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the first schedule; the next has "
                         "the next one (default %(default)s)")  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", choices=range(1, 9), help="deployments at a time; "
+                        "with more than one, recovery takes longer (default %(default)s)")  # fmt: skip
     parser.add_argument("--only", default="", metavar="TEXT", help="schedules with TEXT in the names of their "
                         "faults, or one of several with commas")  # fmt: skip
     parser.add_argument("--list", action="store_true", help="print what the schedules would do, and end")
@@ -154,7 +157,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing of ours outlives it
     began, commit = time.monotonic(), _commit()
     _say(f"{len(schedules)} schedules, seeds {schedules[0].seed} to {schedules[-1].seed}")
-    results = uvloop.run(run_all(schedules, began))
+    results = uvloop.run(run_all(schedules, options.jobs, began))
     found = report.report(results, options.seed, time.monotonic() - began, commit)
     options.report.parent.mkdir(exist_ok=True)
     options.report.write_text(json.dumps(found, indent=2) + "\n")

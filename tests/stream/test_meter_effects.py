@@ -197,6 +197,22 @@ async def test_a_bug_ends_the_process_and_acknowledges_nothing(lab: Lab, monkeyp
     assert not event.acked
 
 
+async def test_a_stop_does_not_wait_for_what_nobody_needs(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that looks for its broker keeps nobody waiting once the state is on the log; nor does one that fails."""
+
+    async def fails() -> None:
+        raise TransportError("there is no coordinator")
+
+    monkeypatch.setattr("meter.worker.LEAVE_S", 0.01)
+    lab.host.app.consumer.commit = asyncio.Event().wait
+    lab.host.app.stop = fails
+    event = FakeEvent(0, batch(amount=5))
+    await lab.fold(event)
+    async with asyncio.timeout(10):
+        await lab.worker.stop()
+    assert event.acked
+
+
 async def test_a_stop_lets_a_flush_that_has_begun_end(lab: Lab) -> None:
     """A slot that was encoded and not sent would be missing from the state, and nobody would know."""
     await lab.worker.start()
