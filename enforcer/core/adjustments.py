@@ -7,17 +7,18 @@ Its id follows from what it corrects, why, and what was posted before: the same 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from enforcer.core.numbering import next_record
 from schemas.adjusting import ADJUSTER, FIRST_PRICE
-from schemas.codec import encode_attribution, encode_event, encode_record, encode_rows
+from schemas.batches import BatchRun
+from schemas.codec import encode_attribution, encode_event, encode_rows
 from schemas.ids import NO_ID, shard_of
 from schemas.tokens import NO_TOKENS
-from schemas.usage import Attribution, Batch, Detail, Kind, Status, Totals, UsageEvent, UsageSource
+from schemas.usage import Attribution, Detail, Kind, Status, UsageEvent, UsageSource
 
 INSTANCE = f"enforcer{ADJUSTER}"
 MAX_EVENTS_PER_RECORD = 256
@@ -116,10 +117,8 @@ class Cutter:
             epoch: greater than that of every run before.
             partitions: of the topic.
         """
-        self.epoch = epoch
+        self._run = BatchRun(epoch, {}, {})
         self._partitions = partitions
-        self._seqs: dict[int, int] = {}
-        self._told: dict[int, Totals] = {}
 
     def cut(self, posting: Posting, now_ms: int) -> Iterator[tuple[int, bytes]]:
         """Yield the records of a posting in the order in which they are to be written, as (partition, value)."""
@@ -135,18 +134,11 @@ class Cutter:
 
     def close(self, now_ms: int) -> Iterator[tuple[int, bytes]]:
         """Yield the final record of every partition that this run has written to."""
-        for partition in sorted(self._seqs):
+        for partition in sorted(self._run.seqs):
             yield partition, self._record(partition, [], now_ms, final=True)
 
     def _record(self, partition: int, events: Sequence[UsageEvent], now_ms: int, final: bool = False) -> bytes:
-        seq = self._seqs[partition] = self._seqs.get(partition, 0) + 1
-        told = self._told.setdefault(partition, Totals())
-        for event in events:
-            told.add(event)
-        encoded = [msgspec.Raw(encode_event(event)) for event in events]
-        return encode_record(
-            Batch(INSTANCE, self.epoch, seq, 0, now_ms, 0, final, [], [], copy.copy(told), encoded)
-        )  # fmt: skip
+        return next_record(INSTANCE, self._run, partition, events, now_ms, final=final)
 
 
 def event_of(adjustment: Adjustment, attribution: msgspec.Raw, rows: msgspec.Raw) -> UsageEvent:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 
-import msgspec
-
 from enforcer.core.adjustments import MAX_EVENTS_PER_RECORD
+from enforcer.core.numbering import next_record
 from schemas.batches import BATCHER, BatchRun
-from schemas.codec import encode_event, encode_record
-from schemas.usage import Batch, Totals, UsageEvent
+from schemas.usage import UsageEvent
 
 DAY_MS = 24 * 3_600_000
 FORGOTTEN_DAYS = 39
@@ -52,11 +50,4 @@ class Cutter:
             yield self._record(partition, events[first : first + MAX_EVENTS_PER_RECORD])
 
     def _record(self, partition: int, events: Sequence[UsageEvent], final: bool = False) -> Record:
-        run = self.run
-        seq = run.seqs[partition] = run.seqs.get(partition, 0) + 1
-        told = run.told.setdefault(partition, Totals())
-        for event in events:
-            told.add(event)
-        encoded = [msgspec.Raw(encode_event(event)) for event in events]
-        record = Batch(BATCHER, run.epoch, seq, 0, self._now_ms, self._version, final, [], [], told, encoded)
-        return partition, encode_record(record)
+        return partition, next_record(BATCHER, self.run, partition, events, self._now_ms, self._version, final)
