@@ -16,6 +16,10 @@ from tests.e2e.stack import Stack, eventually, policy
 BUDGET = "[{name: org-month, per: [org], amount: 1000 USD, period: month}]"
 
 
+PAUSE_S = 0.01
+"""Of a client after each answer: so many requests that something is always under way, and time for what is killed."""
+
+
 class Traffic:
     """Clients that send until told to stop, and remember the tokens of each whole answer they received."""
 
@@ -50,6 +54,7 @@ class Traffic:
                     found = (answer.headers["x-tollway-event-id"], usage["prompt_tokens"], usage["completion_tokens"])
                     with self.lock:
                         self.received.append(found)
+                self.ending.wait(PAUSE_S)
 
     def stop(self) -> None:
         """Let running requests end."""
