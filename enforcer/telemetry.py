@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from enforcer.core.reports import Sample
 from schemas.decisions import AVOIDING, Decision
+from schemas.logs import OncePerInterval
 
 NOISY = ("aiokafka", "kafka", "uvicorn", "asyncio")
 PREFIX = "tollway_enforcer_"
@@ -132,29 +133,6 @@ class _Gauges(Collector):
         for name, labels, value in self._read():
             families[name].add_metric(labels, value)
         yield from families.values()
-
-
-class OncePerInterval(logging.Filter):
-    """Lets a line of a library through once an interval: while the broker is away, clients repeat themselves."""
-
-    INTERVAL_S = 30.0
-    KEPT = 500
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last: dict[tuple[str, str], float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a record is to be written."""
-        if not record.name.startswith(NOISY):
-            return True
-        line = record.name, str(record.msg)
-        if record.created - self._last.get(line, 0.0) < self.INTERVAL_S:
-            return False
-        if len(self._last) >= self.KEPT:
-            self._last.clear()
-        self._last[line] = record.created
-        return True
 
 
 def configure_logging(level: str) -> None:

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from ingress.core.exchange import Exchange
 from ingress.core.stats import DURATION_BOUNDS_MS, Spread, Stats
 from ingress.settings import RequestLog
+from schemas.logs import OncePerInterval
 
 NOISY = ("aiokafka", "kafka", "uvicorn", "uvicorn.error", "asyncio")
 PREFIX = "tollway_ingress_"
@@ -193,6 +194,8 @@ def configure_logging(level: str) -> None:
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     handler = logging.StreamHandler(sys.stderr)
+    if level != "debug":
+        handler.addFilter(OncePerInterval())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

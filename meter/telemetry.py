@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from meter.adapters.partition import Partition
+from schemas.logs import OncePerInterval
 
 NOISY = ("faust", "mode", "aiokafka", "kafka", "uvicorn", "asyncio", "meter.adapters.engine", "abc")
 """Others, and Faust's services that are subclassed here (they log under the name of their module)."""
@@ -31,6 +32,8 @@ def configure_logging(level: str) -> None:
         else structlog.processors.JSONRenderer()
     )
     handler = logging.StreamHandler(sys.stderr)
+    if level != "debug":
+        handler.addFilter(OncePerInterval())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 from prometheus_client import generate_latest
 
 from enforcer.adapters.tail import Offsets, Tail
 from enforcer.core.metering import Metering
 from enforcer.services import Services, Views
-from enforcer.telemetry import CATALOGUE, PREFIX, OncePerInterval, Telemetry
+from enforcer.telemetry import CATALOGUE, PREFIX, Telemetry
 from schemas.connection import KafkaConnection
 
 
@@ -40,18 +38,3 @@ def test_every_sample_belongs_to_a_gauge_of_the_catalogue_with_its_labels() -> N
     gauges = {entry.name: entry.labels for entry in CATALOGUE if entry.kind == "gauge"}
     for name, labels, _ in _services().samples():
         assert len(labels) == len(gauges[name])
-
-
-def test_a_library_that_repeats_itself_is_heard_once_an_interval() -> None:
-    """Lines of clients are thinned out, our own never are."""
-
-    def record(name: str, line: str, created: float) -> logging.LogRecord:
-        made = logging.LogRecord(name, logging.ERROR, "", 0, line, None, None)
-        made.created = created
-        return made
-
-    once = OncePerInterval()
-    for created, heard in ((100.0, True), (101.0, False), (129.9, False), (130.0, True), (131.0, False)):
-        assert once.filter(record("aiokafka.client", "away", created)) is heard
-    assert once.filter(record("aiokafka.client", "something else", 131.0))
-    assert all(once.filter(record("enforcer", "away", 100.0)) for _ in range(3))
