@@ -34,15 +34,9 @@ from enforcer.settings import EnforcerSettings
 from enforcer.telemetry import Telemetry
 from enforcer.watch import Watch
 from schemas.errors import TransportError
+from schemas.patience import until_connected
 from schemas.topics import DECISIONS, QUOTA_UPDATES, USAGE, topic_name
 
-START_S = 60.0
-"""So long it waits for the broker; then it ends, and whoever keeps it running starts it anew."""
-FIRST_BACKOFF_S = 0.1
-MAX_BACKOFF_S = 1.0
-TELL_S = 10.0
-"""That it waits is said once in this time."""
-REMEDY = "start the broker, or name another in TOLLWAY_ENFORCER_KAFKA__BOOTSTRAP"
 FULL_SNAPSHOT_WITHIN_MS = 11 * 60_000
 """The meter publishes a full snapshot every 10 minutes; an older one is looked for only if there is none within."""
 STOP_S = 5.0
@@ -163,27 +157,16 @@ class Worker:
 
     async def _connect(self) -> None:
         """Connect to the broker, several times if need be; an open transaction of an earlier run ends here."""
-        clock_s = asyncio.get_running_loop().time
-        began, told_at, backoff_s = clock_s(), -TELL_S, FIRST_BACKOFF_S
-        while True:
-            try:
-                await self._offsets.start()
-                await self._ends.start()
-                await self._log.start()
-                for tail in (self._control, self._quota, self._decisions):
-                    await tail.start()
-                return
-            except TransportError as error:
-                waited_s = clock_s() - began
-                if waited_s >= START_S:
-                    raise TransportError(f"{error}; gave up after {waited_s:.0f} s: {REMEDY}") from error
-                if clock_s() - told_at >= TELL_S:
-                    told_at = clock_s()
-                    _log.warning("waiting for the broker", error=str(error), waited_s=round(waited_s, 1),
-                                 gives_up_after_s=START_S, remedy=REMEDY)  # fmt: skip
-                await self._disconnect()
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+        await until_connected(
+            self._settings.kafka, "TOLLWAY_ENFORCER_", self._connect_once, self._disconnect, _log.warning
+        )
+
+    async def _connect_once(self) -> None:
+        await self._offsets.start()
+        await self._ends.start()
+        await self._log.start()
+        for tail in (self._control, self._quota, self._decisions):
+            await tail.start()
 
     async def _recover(self) -> None:
         while True:

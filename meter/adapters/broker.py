@@ -1,63 +1,29 @@
-"""Waits for the broker when a process starts: tries again, less and less often, for a stated time.
-
-What is connected to is the caller's; every fault of a broker that is away or not up yet counts as "not yet".
-"""
+"""Waits for the broker when a process of this package starts: adapts `schemas.patience` to aiokafka."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 from aiokafka.errors import KafkaError
 
+from schemas import patience
 from schemas.connection import KafkaConnection
-from schemas.errors import TransportError
-
-WAIT_S = 60.0
-"""A process that has not found its broker by then ends: whoever keeps it running starts it anew."""
-FIRST_BACKOFF_S = 0.1
-MAX_BACKOFF_S = 1.0
-TELL_S = 10.0
-"""What is waited for is said once in this time, and whenever the fault is another one."""
 
 _log = structlog.get_logger("broker")
 
 
 async def until_connected(
     connection: KafkaConnection, prefix: str, connect: Callable[[], Awaitable[None]],
-    disconnect: Callable[[], Awaitable[None]], wait_s: float = WAIT_S,
+    disconnect: Callable[[], Awaitable[None]], wait_s: float = patience.WAIT_S,
 ) -> None:  # fmt: skip
-    """Call `connect` until it succeeds; after each failure `disconnect`, which may find anything half done.
-
-    `prefix` is that of the settings which say where the broker is; `wait_s` may be infinite.
-
-    Raises:
-        TransportError: it did not within `wait_s`; says where the broker was looked for, and what to do.
-    """
-    loop = asyncio.get_running_loop()
-    address, remedy = connection.bootstrap, f"start the broker, or name another in {prefix}KAFKA__BOOTSTRAP"
-    began, told_at, told, backoff_s = loop.time(), 0.0, "", FIRST_BACKOFF_S
-    while True:
-        try:
-            await connect()
-            return
-        except (KafkaError, OSError, TransportError) as error:  # TimeoutError is an OSError
-            fault = str(error) or type(error).__name__
-        await _quietly(disconnect)
-        waited_s = loop.time() - began
-        if waited_s >= wait_s:
-            raise TransportError(f"the broker at {address} did not answer for {waited_s:.0f} s ({fault}); {remedy}")
-        if fault != told or loop.time() - told_at >= TELL_S:
-            told, told_at = fault, loop.time()
-            _log.warning(
-                "waiting for the broker", address=address, fault=fault, waited_s=round(waited_s, 1),
-                gives_up_after_s=wait_s if wait_s < math.inf else None, remedy=remedy,
-            )  # fmt: skip
-        await asyncio.sleep(backoff_s)
-        backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+    """See `schemas.patience.until_connected`; faults of aiokafka mean "not yet", and those of `disconnect` nothing."""
+    await patience.until_connected(
+        connection, prefix, connect, partial(_quietly, disconnect), _log.warning, (KafkaError,), wait_s
+    )
 
 
 async def _quietly(disconnect: Callable[[], Awaitable[None]]) -> None:

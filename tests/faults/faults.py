@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -201,13 +202,8 @@ class Surgeon:
         await deployment.until_ready(act.role)
         door = deployment.doors[act.role]
         door.hold()
-        deadline = time.monotonic() + FULL_S
-        outcome.reached = False
         with self._traffic.hurried(MORE_CLIENTS, INGRESSES.index(act.role)):
-            while time.monotonic() < deadline and not outcome.reached:
-                await asyncio.sleep(POLL_S)
-                with contextlib.suppress(httpx.HTTPError):
-                    outcome.reached = bool((await deployment.status(act.role))["wal"]["folded_events"])
+            await self._until_wal(act.role, outcome, lambda wal: bool(wal["folded_events"]))
         if self._rng.random() < KILLED_WHEN_FULL:
             await self._end(act.role, outcome)
         door.mend()
@@ -241,20 +237,28 @@ class Surgeon:
             door.hold()
         ended = len(process.deaths)
         disk.fill(self._rng.randint(0, LEFT_BYTES))
-        deadline = time.monotonic() + FULL_S
-        outcome.reached = False
         with self._traffic.hurried(MORE_CLIENTS, INGRESSES.index(act.role)):
-            while time.monotonic() < deadline and not outcome.reached:
-                await asyncio.sleep(POLL_S)
-                with contextlib.suppress(httpx.HTTPError):
-                    outcome.reached = "disk is full" in (await self._deployment.status(act.role))["wal"]["alarm"]
-                outcome.reached |= len(process.deaths) > ended
+            await self._until_wal(
+                act.role, outcome, lambda wal: "disk is full" in wal["alarm"], lambda: len(process.deaths) > ended
+            )
             await asyncio.sleep(act.lasts_s)
         if self._rng.random() < KILLED_WHEN_FULL:
             await self._end(act.role, outcome)
             await asyncio.sleep(act.lasts_s)
         disk.clear()
         door.mend()
+
+    async def _until_wal(
+        self, role: str, outcome: Outcome, is_it: Callable[[Any], bool], or_else: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Wait for what a replica says of its log, or for something else; that tells whether the fault was reached."""
+        deadline = time.monotonic() + FULL_S
+        outcome.reached = False
+        while time.monotonic() < deadline and not outcome.reached:
+            await asyncio.sleep(POLL_S)
+            with contextlib.suppress(httpx.HTTPError):
+                outcome.reached = is_it((await self._deployment.status(role))["wal"])
+            outcome.reached |= or_else()
 
     async def _disk_error(self, act: Act, outcome: Outcome) -> None:
         """Let the log of a replica grow by little more: its next writes fail, at any byte of a frame."""
