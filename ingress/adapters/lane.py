@@ -11,7 +11,7 @@ from collections import deque
 
 from ingress.adapters.marks import MAX_RECORD_BYTES, Cut, EpochState, LaneState
 from ingress.adapters.reader import Reader
-from ingress.adapters.wal import Segment
+from ingress.adapters.wal import Segment, WalCorrupt
 from schemas.usage import Totals
 
 
@@ -81,7 +81,12 @@ class Outbox:
         self._queue.extend(fresh)
 
     def take(self, count: int, max_bytes: int = MAX_RECORD_BYTES) -> list[bytes]:
-        """Return the next payloads: up to `count`, up to the one that reaches `max_bytes`."""
+        """Return the next payloads: up to `count`, up to the one that reaches `max_bytes`.
+
+        Raises:
+            WalCorrupt: payloads wait on the log, and it has none. The process has to end: the next one finds what is
+                there, where this one would stand still.
+        """
         queue, size = self._queue, 0
         found: list[bytes] = []
         if self.is_held:
@@ -92,7 +97,11 @@ class Outbox:
             found.append(payload)
         self._memory.used -= size
         if self._reader is not None and not queue and len(found) < count and size < max_bytes:
-            found += self._reader.take(min(count - len(found), self.waiting - len(found)), max_bytes - size)
+            asked = min(count - len(found), self.waiting - len(found))
+            read = self._reader.take(asked, max_bytes - size)
+            if asked and not read:
+                raise WalCorrupt(f"partition {self._partition}: {asked} payloads are written, and the log has none")
+            found += read
             if self.taken + len(found) == self.written:
                 self._reader = None
         self.taken += len(found)

@@ -175,6 +175,16 @@ async def test_events_beyond_the_memory_are_read_back_from_disk(tmp_path: Path) 
     assert seen == expected
 
 
+async def test_a_log_that_lacks_what_waits_on_it_is_a_fault(tmp_path: Path) -> None:
+    """A lane that would find nothing for ever ends the process instead."""
+    journal = journal_of(tmp_path, memory_bytes=0)
+    journal.terminal(0, event_of(1), nothing)
+    await asyncio.sleep(0)
+    journal.wal.segments[0].truncate(0)
+    with pytest.raises(WalCorrupt, match="partition 0: 1 payloads are written"):
+        journal.cut(0, START_MS)
+
+
 async def test_decisions_travel_in_batches_of_their_own(tmp_path: Path) -> None:
     """In the order of their refusals, once."""
     journal = journal_of(tmp_path)
