@@ -16,7 +16,7 @@ from enforcer.telemetry import configure_logging
 from enforcer.worker import Worker
 from schemas.errors import TollwayError
 from schemas.faults import setting_problems
-from schemas.process import run_process
+from schemas.process import run_service
 
 KNOWN = (TollwayError, OSError, Fenced)
 """Faults that a line says enough about."""
@@ -60,13 +60,7 @@ async def run(settings: EnforcerSettings) -> int:
 
 def main() -> None:
     """Run the enforcer."""
-    settings = read_settings()
-    if settings is None:
-        sys.exit(2)
-    if "--check-config" in sys.argv[1:]:
-        sys.exit(0)
-    configure_logging(settings.log_level)
-    run_process(run(settings), uvloop.new_event_loop)
+    run_service(read_settings, configure_logging, run, uvloop.new_event_loop)
 
 
 if __name__ == "__main__":

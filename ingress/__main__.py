@@ -24,7 +24,7 @@ from ingress.settings import IngressSettings
 from ingress.telemetry import configure_logging
 from schemas.errors import ConfigError, TransportError
 from schemas.faults import setting_problems
-from schemas.process import run_process
+from schemas.process import run_service
 
 REPLAY_S = 3_600.0
 """How long a spool may take to be sent."""
@@ -62,8 +62,9 @@ async def replay_all(settings: IngressSettings, paths: list[str]) -> int:
     return 0
 
 
-async def work(settings: IngressSettings, arguments: list[str]) -> int:
+async def work(settings: IngressSettings) -> int:
     """Do what the command line asks for; return the exit code."""
+    arguments = sys.argv[1:]
     try:
         if "--replay" in arguments:
             return await replay_all(settings, arguments[arguments.index("--replay") + 1 :])
@@ -82,13 +83,7 @@ async def work(settings: IngressSettings, arguments: list[str]) -> int:
 
 def main() -> None:
     """Run the process."""
-    settings = read_settings()
-    if settings is None:
-        sys.exit(2)
-    if "--check-config" in sys.argv[1:]:
-        sys.exit(0)
-    configure_logging(settings.log_level)
-    run_process(work(settings, sys.argv[1:]), uvloop.new_event_loop)
+    run_service(read_settings, configure_logging, work, uvloop.new_event_loop)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from meter.telemetry import configure_logging
 from meter.worker import Worker, build
 from schemas.errors import TransportError
 from schemas.faults import setting_problems
-from schemas.process import run_process
+from schemas.process import run_service
 
 STOP_S = 10.0
 
@@ -92,14 +92,8 @@ async def work(settings: MeterSettings) -> int:
 
 def main() -> None:
     """Run the meter."""
-    settings = read_settings()
-    if settings is None:
-        sys.exit(2)
-    if "--check-config" in sys.argv[1:]:
-        sys.exit(0)
-    configure_logging(settings.log_level)
     uvloop.install()  # for the loop of Faust's consumer thread too
-    run_process(work(settings))
+    run_service(read_settings, configure_logging, work)
 
 
 if __name__ == "__main__":

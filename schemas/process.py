@@ -6,7 +6,39 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, TypeVar
+
+
+class Settings(Protocol):
+    """Of any service."""
+
+    @property
+    def log_level(self) -> str:
+        """Return the lowest level that is logged."""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def run_service(
+    read_settings: Callable[[], S | None], configure_logging: Callable[[str], None],
+    work: Callable[[S], Coroutine[Any, Any, int]], new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> NoReturn:  # fmt: skip
+    """Do what `python -m <service> [--check-config]` does; ends this process.
+
+    Args:
+        read_settings: returns None once it has told what is wrong with them: exit code 2.
+        configure_logging: given the level.
+        work: see `run_process`.
+        new_loop: see `run_process`.
+    """
+    settings = read_settings()
+    if settings is None:
+        sys.exit(2)
+    if "--check-config" in sys.argv[1:]:
+        sys.exit(0)
+    configure_logging(settings.log_level)
+    run_process(work(settings), new_loop)
 
 
 def run_process(

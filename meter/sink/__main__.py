@@ -11,7 +11,7 @@ from meter.sink.app import History
 from meter.sink.settings import HistorySettings
 from meter.telemetry import configure_logging
 from schemas.faults import setting_problems
-from schemas.process import run_process
+from schemas.process import run_service
 
 _log = structlog.get_logger("history")
 
@@ -36,13 +36,7 @@ async def run(settings: HistorySettings) -> int:
 
 def main() -> None:
     """Run the history."""
-    settings = read_settings()
-    if settings is None:
-        sys.exit(2)
-    if "--check-config" in sys.argv[1:]:
-        sys.exit(0)
-    configure_logging(settings.log_level)
-    run_process(run(settings))
+    run_service(read_settings, configure_logging, run)
 
 
 if __name__ == "__main__":
