@@ -365,6 +365,8 @@ async def _leave(what: str, step: Coroutine[Any, Any, object]) -> None:
     if not task.done():
         task.cancel()
         _log.warning("stopped without a last step", step=what, waited_s=LEAVE_S)
+    elif task.cancelled():  # without a broker aiokafka hands on the cancellation of its own tasks
+        _log.warning("stopped without a last step", step=what, error="cancelled")
     elif (error := task.exception()) is not None:
         _log.warning("stopped without a last step", step=what, error=repr(error))
 

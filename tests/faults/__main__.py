@@ -52,40 +52,49 @@ async def run_all(schedules: list[Schedule], jobs: int, began: float) -> list[Re
     waiting = deque(sorted(schedules, key=lambda schedule: schedule.has_server))  # a deployment is of one kind
     results: list[Result] = []
     async with asyncio.TaskGroup() as group:
-        for number in range(jobs):
-            group.create_task(_work(waiting, number % 2 - 1, results, len(schedules), began), name=f"job {number}")
+        for job in range(jobs):
+            group.create_task(_work(job, waiting, results, len(schedules), began), name=f"job {job}")
     return results
 
 
-async def _work(waiting: deque[Schedule], end: int, results: list[Result], total: int, began: float) -> None:
-    """Do what waits, from the end given (0 or -1) on, so that two who work meet as late as can be."""
+async def _work(job: int, waiting: deque[Schedule], results: list[Result], total: int, began: float) -> None:
+    """Do what waits; every other job begins at its end, so that two meet as late as can be."""
+    end = -(job % 2)
     while waiting:
         has_server = waiting[end].has_server
         with tempfile.TemporaryDirectory(prefix="tollway-faults-", ignore_cleanup_errors=True) as name:
             place = Path(name)
             deployment = Deployment(place, _say, has_server)
-            failed: int | None = None
             try:
                 await deployment.start()
                 kind = "a ClickHouse server" if has_server else "the embedded engine"
                 _say(f"[{time.monotonic() - began:4.0f} s] a deployment with {kind} is ready")
-                session = Session(deployment)
-                while failed is None and waiting and waiting[end].has_server == has_server:
-                    result = await session.run(waiting.pop() if end else waiting.popleft())
-                    results.append(result)
-                    _say(f"[{time.monotonic() - began:4.0f} s] {report.progress(result, len(results), total)}")
-                    for line in report.problems(result):
-                        _say(f"    {line}")
-                    failed = None if result.findings.is_clean else result.schedule.seed
+                failed = await _on(Session(deployment), has_server, waiting, end, results, total, began)
                 if failed is None:
                     _say(f"[{time.monotonic() - began:4.0f} s] {await _verified(deployment)}")
             except BaseException:
-                _keep(place, f"last-{end}")
+                _keep(place, f"last-{job}")
                 raise
             finally:
                 await deployment.stop()
             if failed is not None:
                 _keep(place, str(failed))
+
+
+async def _on(
+    session: Session, has_server: bool, waiting: deque[Schedule], end: int, results: list[Result], total: int,
+    began: float,
+) -> int | None:  # fmt: skip
+    """Do what waits for a deployment of this kind until one fails; return its seed, None if none has."""
+    while waiting and waiting[end].has_server == has_server:
+        result = await session.run(waiting.pop() if end else waiting.popleft())
+        results.append(result)
+        _say(f"[{time.monotonic() - began:4.0f} s] {report.progress(result, len(results), total)}")
+        for line in report.problems(result):
+            _say(f"    {line}")
+        if not result.findings.is_clean:
+            return result.schedule.seed
+    return None
 
 
 async def _verified(deployment: Deployment) -> str:

@@ -203,8 +203,12 @@ async def test_a_stop_does_not_wait_for_what_nobody_needs(lab: Lab, monkeypatch:
     async def fails() -> None:
         raise TransportError("there is no coordinator")
 
+    async def hands_on() -> None:
+        raise asyncio.CancelledError
+
     monkeypatch.setattr("meter.worker.LEAVE_S", 0.01)
     lab.host.app.consumer.commit = asyncio.Event().wait
+    monkeypatch.setattr(lab.state, "stop", hands_on)
     lab.host.app.stop = fails
     event = FakeEvent(0, batch(amount=5))
     await lab.fold(event)
